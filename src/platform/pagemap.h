@@ -1,0 +1,53 @@
+/*
+ * What a process has mapped and resident: the PAGEMAP_SCAN ioctl (Linux 6.7, Documentation/admin-guide/mm/pagemap.rst) and
+ * PROCMAP_QUERY (Linux 6.11; include/uapi/linux/fs.h). Both work on another process's /proc/PID files.
+ */
+#pragma once
+
+#include "base/types.h"
+
+enum page_category {
+	PAGE_WP_ALLOWED = 1 << 0, /* in a range registered with WP_ASYNC */
+	PAGE_WRITTEN = 1 << 1,    /* not write-protected: written since it was put in with WP */
+	PAGE_FILE = 1 << 2,
+	PAGE_PRESENT = 1 << 3,
+	PAGE_SWAPPED = 1 << 4,
+	PAGE_ZERO = 1 << 5, /* the shared zero page; not part of RSS */
+	PAGE_HUGE = 1 << 6,
+};
+
+struct page_run {
+	uint64_t start; /* bytes, page aligned */
+	uint64_t end;
+	uint64_t categories;
+};
+
+struct pagemap_query {
+	uint64_t start, end;
+	uint64_t require;      /* all of these set ... */
+	uint64_t forbid;       /* ... and none of these */
+	uint64_t report;       /* categories to return; runs are split where they differ */
+	uint64_t max_pages;    /* 0: no limit */
+	bool write_protect;    /* also re-protect the matching pages, atomically (PM_SCAN_WP_MATCHING) */
+};
+
+/* Opens /proc/PID/pagemap; returns the descriptor or -errno. */
+int pagemap_open(pid_t pid);
+
+/*
+ * Scans; fills up to max_runs runs in address order. Returns the number of runs or -errno; *ret_walked_to is where a next call
+ * goes on (== query->end when all was seen).
+ */
+int pagemap_scan(int pagemap_fd, const struct pagemap_query *query, struct page_run *runs, uint32_t max_runs,
+		 uint64_t *ret_walked_to);
+
+struct mapping {
+	remote_addr_t start, end;
+	uint64_t offset;
+	uint64_t inode;
+	bool readable, writable, executable, shared;
+	char name[64]; /* cut off when longer; "" for none */
+};
+
+/* Calls visit for every line of /proc/PID/maps until it returns non-zero; returns that, 0 at the end, or -errno. */
+int maps_for_each(pid_t pid, int (*visit)(const struct mapping *m, void *context), void *context);

@@ -1,0 +1,59 @@
+/* pidfd, process_vm, kcmp, process_madvise and figures of a process from /proc. All return -errno on failure. */
+#pragma once
+
+#include "base/types.h"
+
+int pidfd_open_process(pid_t pid);                /* pidfd_open(2), close-on-exec */
+int pidfd_take_fd(int pidfd, int target_fd);      /* pidfd_getfd(2) */
+int pidfd_kill(int pidfd, int signal);            /* pidfd_send_signal(2) */
+bool pidfd_has_exited(int pidfd);                 /* whole thread group is dead (zombie or reaped) */
+
+/* process_vm_readv(2) / writev(2), whole length or an error. Never on a page that may be missing from the fault thread. */
+int process_read(pid_t pid, remote_addr_t src, void *dst, size_t len);
+int process_write(pid_t pid, remote_addr_t dst, const void *src, size_t len);
+
+struct remote_range {
+	remote_addr_t start;
+	size_t len;
+};
+
+/* Gathers up to 1024 ranges into one buffer; returns 0 or -errno (-EFAULT when a part could not be read). */
+int process_gather(pid_t pid, const struct remote_range *ranges, uint32_t nr_ranges, void *dst, size_t len);
+
+/* 1: both share one address space; 0: not; -errno. */
+int process_same_memory(pid_t a, pid_t b);
+
+/* process_madvise(2) with MADV_PAGEOUT over one range; bytes advised or -errno. */
+ssize_t process_pageout(int pidfd, remote_addr_t start, size_t len);
+
+struct process_memory {
+	uint64_t resident_pages; /* anon + file + shmem */
+	uint64_t file_pages;     /* mapped file and shmem pages */
+};
+
+/* /proc/PID/statm. -ESRCH when gone (also for zombies: all zero counts as 0 pages, not an error). */
+int process_memory_read(pid_t pid, struct process_memory *ret);
+
+/* /proc/PID/smaps_rollup: proportional set size in bytes; walks all pages, about 25 ns each. */
+int process_pss_read(pid_t pid, uint64_t *ret_pss_bytes);
+
+struct process_info {
+	char name[16];
+	char state; /* R S D T t Z X */
+	pid_t parent;
+	uint64_t start_time;            /* clock ticks since boot: with the pid names a process for good */
+	remote_addr_t arg_start, env_end; /* 0 when not readable */
+};
+
+int process_info_read(pid_t pid, struct process_info *ret);
+
+int process_oom_score_adj(pid_t pid, int *ret);
+
+/* The children of all threads of pid, newest kernel order; returns the count written or -errno. */
+int process_children(pid_t pid, pid_t *ret_children, int max);
+
+/* All thread ids of pid; returns the count (may exceed max, then only max are written) or -errno. */
+int process_threads(pid_t pid, pid_t *ret_tids, int max);
+
+/* get_robust_list(2) of a thread: address of the list head (0 when none). */
+int thread_robust_list(pid_t tid, remote_addr_t *ret_head);
