@@ -1,0 +1,30 @@
+/*
+ * Mutexes with ranks: a thread takes locks only in rising rank (checked in debug builds, after jemalloc's witness.h). The table of who
+ * holds what is in docs/architecture.md.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdbool.h>
+
+enum lock_rank {
+	LOCK_CONTAINER = 1, /* the container's member list */
+	LOCK_AGENT,         /* one user of an agent's ring and staging */
+	LOCK_LAYOUT,        /* one address space: shadow table, userfaultfd messages, MOVE */
+	LOCK_WRITEBACK,     /* batches on their way to the swap file */
+	LOCK_CHARGE,        /* usage figures */
+	LOCK_SWAP,          /* slot allocator */
+	LOCK_LOG,
+	LOCK_NR_RANKS,
+};
+
+struct lock {
+	pthread_mutex_t mutex;
+	enum lock_rank rank;
+};
+
+void lock_init(struct lock *lock, enum lock_rank rank);
+void lock_destroy(struct lock *lock);
+void lock_take(struct lock *lock);
+bool lock_try(struct lock *lock); /* no rank check: a try cannot deadlock */
+void lock_drop(struct lock *lock);

@@ -1,0 +1,24 @@
+/* `membox run`: one program in a memory container, from start to its exit status. */
+#pragma once
+
+#include "base/types.h"
+
+struct run_config {
+	const char *name;          /* container name */
+	uint64_t limit_bytes;
+	const char *swap_path;     /* NULL: none (--no-swap) */
+	bool swap_is_default;      /* made for this run: removed at its end */
+	uint64_t swap_size_bytes;  /* 0: as the file system gives */
+	const char *stats_path;    /* NULL: none; JSON written at the end */
+	char **argv;               /* program and arguments, NULL terminated */
+};
+
+/*
+ * Runs the program; returns the exit code of `membox run`: the program's own, 128+N, or 125, 126, 127 with one line on stderr.
+ * The calling process must be single-threaded and becomes the user's handle (front): it stays in the terminal's process group,
+ * forwards signals and mirrors stops.
+ */
+int container_run(const struct run_config *config);
+
+/* Below this a container cannot work: batches and windows need some room. */
+#define CONTAINER_MIN_LIMIT_BYTES ((uint64_t)1 << 20)

@@ -1,0 +1,74 @@
+/*
+ * The agent: a task that shares only the memory (CLONE_VM) of an adopted process and executes what the kernel allows only from inside
+ * an address space. It is made by double clone from a stopped world, owns duplicates of both userfaultfds, and when its lifeline to
+ * the keeper hangs up it kills the program, waits until it is gone, and only then exits.
+ *
+ *   region (one reservation, MADV_DONTFORK):
+ *   base                                                                                                  base + size
+ *   | code r-x | params rw | ring (memfd, shared with the keeper) | stack | guard | stage 1 | guard | stage 2 | guard |
+ *   sentinel: one page of its own, registered on the program's userfaultfd, inherited by fork, normally missing
+ *
+ * The ring is writable by the program. Nothing that comes back through it is believed: results are hints, the truth is in PAGEMAP_SCAN
+ * of the staging ranges.
+ */
+#pragma once
+
+#include "base/types.h"
+#include "inject/world.h"
+
+enum agent_opcode {
+	AGENT_MOVE_IN = 1,    /* UFFDIO_MOVE src -> dst on the program's userfaultfd, DONTWAKE: program pages to stage 1 (and back: dst in the program) */
+	AGENT_MOVE_ON,        /* UFFDIO_MOVE src -> dst on the staging userfaultfd, DONTWAKE | ALLOW_SRC_HOLES: stage 1 to stage 2 */
+	AGENT_DISCARD,        /* MADV_DONTNEED dst, len */
+	AGENT_POPULATE_WRITE, /* MADV_POPULATE_WRITE dst, len: breaks sharing left by fork; may fault */
+	AGENT_FUTEX_WAKE,     /* FUTEX_WAKE (shared form) of all waiters on dst */
+};
+
+struct agent_op {
+	uint32_t opcode;
+	uint32_t reserved;
+	remote_addr_t dst, src;
+	uint64_t len;   /* bytes */
+	int64_t result; /* out: bytes or -errno as the agent says; a hint */
+};
+
+#define AGENT_MAX_OPS 1024
+
+struct agent {
+	pid_t pid;        /* the agent's own task; a child of the keeper where no other subreaper stands between */
+	int pidfd;        /* of the agent */
+	int uffd;         /* the program's ranges, UFFD_PROGRAM_FEATURES, non-blocking; owned by the caller after agent_create */
+	int stage_uffd;   /* stage 2 only, no event features */
+	remote_addr_t base;
+	uint64_t size;    /* bytes of the whole region, to be left out of every scan */
+	remote_addr_t stage1, stage2; /* 2 MiB aligned, stage_pages each, no huge pages */
+	uint32_t stage_pages;
+	remote_addr_t sentinel;
+	struct agent_ring *ring; /* mapped here too; private to inject/ */
+	int doorbell;            /* our end of the socket: wakes a sleeping agent; its closing is the lifeline */
+};
+
+struct agent_params {
+	uint32_t stage_pages;
+	/*
+	 * -1: the agent makes a userfaultfd of its own. Otherwise (child of an adopted process, whose userfaultfd came with the FORK
+	 * event) this one is handed to it; the caller keeps its descriptor. sentinel is then the parent's.
+	 */
+	int inherited_uffd;
+	remote_addr_t sentinel;
+};
+
+/*
+ * Puts an agent into the stopped world. 0, or -errno with nothing left behind in the process. *ret_what names the step that failed
+ * (a string constant). Errors worth a hint: -EPERM from userfaultfd (right missing), -ENOSYS/-EINVAL (kernel too old).
+ */
+int agent_create(struct world *world, const struct agent_params *params, struct agent **ret_agent, const char **ret_what);
+
+/*
+ * Runs nr operations (<= AGENT_MAX_OPS) in order and copies their results back. 0, or -EPIPE when the agent is dead. Spins a
+ * little, then sleeps; one caller at a time (the address space's agent lock).
+ */
+int agent_execute(struct agent *agent, struct agent_op *ops, uint32_t nr);
+
+/* Asks the agent to exit, closes what is ours (not agent->uffd), frees. The task is reaped by whoever waits for children. */
+void agent_release(struct agent *agent);

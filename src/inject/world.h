@@ -1,0 +1,39 @@
+/*
+ * Stopping the world: every thread of one process held by ptrace (PTRACE_SEIZE + PTRACE_INTERRUPT), for adoption, for registering
+ * new ranges of a program that outruns its keeper, and as a barrier (no thread is inside a system call while all are stopped).
+ *
+ * All calls on one world come from one keeper thread (ptrace ties tracees to the tracer thread), and that thread is also the only one
+ * that waits for children, so no stop report is lost to another waiter.
+ */
+#pragma once
+
+#include "base/types.h"
+
+struct world;
+
+/*
+ * Stops all threads of pid. 0 and *ret_world, or -errno with everything let go again:
+ *   -ESRCH     the process is gone or going
+ *   -EPERM     not ours to trace, or traced by somebody else (a debugger)
+ *   -EBUSY     the process is stopped by job control (state T): it does not run, so nothing is urgent
+ *   -ETIMEDOUT no thread reached a stop within timeout_us
+ * A thread that does not stop in time (inside vfork, uninterruptible) is let go; world_is_complete() then says false.
+ */
+int world_stop(pid_t pid, uint32_t timeout_us, struct world **ret_world);
+
+/* True when every thread is stopped: then none is inside madvise, munmap or any other system call. */
+bool world_is_complete(const struct world *world);
+
+pid_t world_pid(const struct world *world);
+
+/*
+ * Lets everything go on as if nothing had happened (also system calls that report EINTR though no signal was there: they are
+ * restarted), frees the world. NULL is allowed.
+ */
+void world_resume(struct world *world);
+
+/*
+ * Executes one system call in a stopped thread of the world that can do so. Returns what the call returned (-errno on failure), or
+ * -ESRCH when the process died meanwhile. No memory of the program is modified: the call runs on a `syscall` instruction found in its vdso.
+ */
+long world_syscall(struct world *world, long number, const uint64_t args[6]);

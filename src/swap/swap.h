@@ -1,0 +1,57 @@
+/*
+ * A container's swap file: header page, then 4 KiB slots (docs/swapfile-format.md). Slots are handed out in runs from clusters of 512, so
+ * that what is evicted together lies together; they are reference counted (fork) and carry a checksum. Thread-safe: one internal lock
+ * (rank LOCK_SWAP), never held during I/O on page data.
+ *
+ * Memory: 8 (checksum) + 2 (references) bytes a slot, in chunks allocated as the file grows.
+ */
+#pragma once
+
+#include "base/types.h"
+
+struct swap;
+
+struct swap_options {
+	const char *path;
+	const char *container;   /* name stored in the header */
+	uint64_t size_bytes;     /* cap on slots; 0: as much as the file system gives */
+};
+
+struct swap_error {
+	char text[256]; /* "WHAT: WHY (hint)" for the user, without the program's name */
+};
+
+/*
+ * Opens or creates (0600) the file, locks it (flock), checks or writes the header. O_DIRECT where the file system has it.
+ * -EBUSY: in use by another container; -EEXIST: exists, is not empty and is not a membox swap file (never overwritten);
+ * else what the system said. On failure nothing is left behind that was not there before.
+ */
+int swap_open(const struct swap_options *options, struct swap **ret_swap, struct swap_error *error);
+
+/* Gives the space back and marks the header clean; with remove_file (or when swap_open made the file and remove_if_created) unlinks it. */
+void swap_close(struct swap *swap, bool remove_file);
+
+/* True when swap_open created the file (so that a failed start can remove it). */
+bool swap_was_created(const struct swap *swap);
+const char *swap_path(const struct swap *swap);
+
+/*
+ * Takes up to `want` contiguous slots, each with one reference. Space on disk is reserved (fallocate) before a cluster is used, so that a full
+ * disk shows here and not in a write. 0 with *ret_first, *ret_nr (1..want), or -ENOSPC (cap reached or disk full), -EIO.
+ */
+int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *ret_nr);
+
+void swap_get(struct swap *swap, slot_t slot); /* one more reference; saturates at 65535 and is then never freed */
+void swap_put(struct swap *swap, slot_t slot); /* drops one; the last one frees the slot (empty clusters are punched out) */
+uint32_t swap_references(struct swap *swap, slot_t slot);
+
+/* XXH3-64 of the page, seeded with a random secret of this container. */
+uint64_t swap_page_checksum(const struct swap *swap, const void *page);
+void swap_set_checksum(struct swap *swap, slot_t slot, uint64_t checksum);
+uint64_t swap_checksum(const struct swap *swap, slot_t slot);
+
+uint64_t swap_used_slots(const struct swap *swap);
+uint64_t swap_total_slots(const struct swap *swap); /* the cap */
+
+/* For tests and for the end of a run: the allocator's books. True when counts, free lists and references agree. */
+bool swap_check(struct swap *swap);
