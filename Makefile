@@ -1,0 +1,37 @@
+# Thin wrappers around meson.
+BUILD ?= build
+CHECK_BUILD ?= build-check
+MESON ?= meson
+C_FILES = $(wildcard $(addsuffix /*.[ch],src/* src/*/* src/*/*/* include tests/* bench))
+
+.PHONY: all demo check install clean format bench
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+
+$(BUILD)/build.ninja:
+	@command -v $(MESON) >/dev/null || { echo "membox: build: meson is missing (run 'make demo' or tools/install-deps)" >&2; exit 1; }
+	$(MESON) setup $(BUILD)
+
+# Installs what is missing, builds, and shows a real program in far less memory than it needs.
+demo:
+	@tools/install-deps build
+	@$(MAKE) --no-print-directory all
+	@tools/demo $(BUILD)/membox
+
+# The same, then all tests.
+check:
+	@tools/install-deps check
+	@tools/check $(BUILD) $(CHECK_BUILD)
+
+install: all
+	$(MESON) install -C $(BUILD)
+
+bench: all
+	@if [ -x bench/run ]; then bench/run; else echo "no bench/run"; fi
+
+format:
+	clang-format -i $(C_FILES)
+
+clean:
+	rm -rf $(BUILD) $(CHECK_BUILD)

@@ -1,0 +1,86 @@
+/* The table of verbs. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/types.h"
+#include "cli/options.h"
+#include "cli/verbs.h"
+
+static int cmd_help(int argc, char **argv);
+
+static const struct verb {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *help;
+} verbs[] = {
+	{ "run", cmd_run, "run a program with its resident memory under a limit" },
+	{ "doctor", cmd_doctor, "check what this machine allows, and say what to change" },
+	{ "version", cmd_version, "print the version" },
+	{ "help", cmd_help, "print this, or the help of a verb: membox help VERB" },
+};
+
+static const struct verb *find_verb(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
+		if (!strcmp(verbs[i].name, name))
+			return &verbs[i];
+	return NULL;
+}
+
+static void print_overview(void)
+{
+	puts("Usage: membox VERB [OPTION]... [ARG]...\n"
+	     "Run any Linux program in less memory than it needs; what does not fit goes to a swap file of its own.\n");
+	for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
+		printf("  %-10s %s\n", verbs[i].name, verbs[i].help);
+	puts("\n`membox VERB --help` says more. Exit code of `run`: the program's own; 128+N if signal N ended it;\n"
+	     "125 membox itself failed, 126 the program cannot be executed, 127 it was not found.");
+}
+
+static int unknown_verb(const char *name)
+{
+	log_error("%s: unknown verb (see `membox --help`)", name);
+	return EXIT_MEMBOX_FAILED;
+}
+
+static int cmd_help(int argc, char **argv)
+{
+	char help_option[] = "--help";
+	const struct verb *verb;
+	char *verb_argv[3];
+
+	if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+		print_overview();
+		return finish_output(0);
+	}
+	verb = find_verb(argv[1]);
+	if (!verb)
+		return unknown_verb(argv[1]);
+	verb_argv[0] = argv[1];
+	verb_argv[1] = help_option;
+	verb_argv[2] = NULL;
+	return verb->run(2, verb_argv);
+}
+
+int main(int argc, char **argv)
+{
+	const struct verb *verb;
+
+	if (argc < 2) {
+		log_error("no verb given: nothing to do (see `membox --help`)");
+		return EXIT_MEMBOX_FAILED;
+	}
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
+		print_overview();
+		return finish_output(0);
+	}
+	if (!strcmp(argv[1], "--version")) {
+		char version_verb[] = "version";
+		char *version_argv[] = { version_verb, NULL };
+
+		return cmd_version(1, version_argv);
+	}
+	verb = find_verb(argv[1]);
+	return verb ? verb->run(argc - 1, argv + 1) : unknown_verb(argv[1]);
+}

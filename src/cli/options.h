@@ -1,0 +1,23 @@
+/* What the option parsers of the verbs share. */
+#pragma once
+
+#include <getopt.h>
+
+/*
+ * Says in one line why getopt_long just returned '?' or ':' (opterr must be 0 and the short options begin with ':' or "+:"), with the
+ * hint where to look. All long options must have values above 255. Returns the exit code.
+ */
+int option_error(const char *verb, const struct option *options, int answer, char **argv);
+
+/* For verbs whose only options are --json and --help. */
+enum listing_answer {
+	LISTING_TEXT,
+	LISTING_JSON,
+	LISTING_HELP, /* usage has been printed */
+	LISTING_WRONG, /* one line on stderr has been printed */
+};
+
+enum listing_answer parse_listing_options(int argc, char **argv, const char *usage);
+
+/* Makes sure that all of stdout really got out; then returns code, else says so and returns the failure's exit code. */
+int finish_output(int code);

@@ -1,0 +1,331 @@
+#include "inject/tracee.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "base/cleanup.h"
+#include "platform/process.h"
+
+#ifndef PTRACE_EVENT_STOP
+#define PTRACE_EVENT_STOP 128
+#endif
+#define STOP_AT_SYSCALL (SIGTRAP | 0x80)            /* with PTRACE_O_TRACESYSGOOD */
+#define STOP_AT_INTERRUPT (SIGTRAP | PTRACE_EVENT_STOP << 8)
+
+#define YIELD_ROUNDS 300
+#define NAP_NS 50000
+
+void poll_nap(unsigned int *rounds)
+{
+	static const struct timespec nap = {.tv_nsec = NAP_NS};
+
+	if (++*rounds < YIELD_ROUNDS)
+		sched_yield();
+	else
+		nanosleep(&nap, NULL);
+}
+
+static ssize_t read_task_file(pid_t process, pid_t tid, const char *name, char *buf, size_t size)
+{
+	_cleanup_close_ int fd = -1;
+	char path[64];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/%s", process, tid, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	n = read(fd, buf, size - 1);
+	if (n < 0)
+		return -errno;
+	buf[n] = '\0';
+	return n;
+}
+
+char thread_state(pid_t process, pid_t tid)
+{
+	char buf[128];
+	char *paren;
+
+	if (read_task_file(process, tid, "stat", buf, sizeof(buf)) <= 0)
+		return 'X';
+	paren = strrchr(buf, ')');
+	return paren && paren[1] == ' ' ? paren[2] : 'X';
+}
+
+int tracee_seize(struct tracee *tracee, pid_t process, pid_t tid)
+{
+	struct process_info info;
+
+	*tracee = (struct tracee){.process = process, .tid = tid, .state = TRACEE_RUNNING};
+	if (ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_TRACESYSGOOD) < 0) {
+		int error = -errno;
+		char state = thread_state(process, tid);
+
+		return state == 'Z' || state == 'X' ? -ESRCH : error;
+	}
+	if (tid == process)
+		tracee->own_child_leader = process_info_read(process, &info) == 0 && info.parent == getpid();
+	tracee_interrupt(tracee);
+	return 0;
+}
+
+void tracee_interrupt(struct tracee *tracee)
+{
+	ptrace(PTRACE_INTERRUPT, tracee->tid, NULL, NULL);
+}
+
+bool tracee_is_held(const struct tracee *tracee)
+{
+	siginfo_t info;
+
+	return ptrace(PTRACE_GETSIGINFO, tracee->tid, NULL, &info) == 0 || errno == EINVAL;
+}
+
+/*
+ * One report about the thread, or 0 when there is none, or -ESRCH when it is dead. A report is signal | event << 8. The death of the
+ * leader of our own child is only looked at: the status belongs to whoever waits for the child. Every other death must be taken,
+ * so that the real parent learns of it.
+ */
+static int next_report(const struct tracee *tracee)
+{
+	siginfo_t info = {.si_pid = 0};
+	int options = WSTOPPED | WEXITED | WNOHANG | __WALL;
+	bool died;
+
+	if (waitid(P_PID, (id_t)tracee->tid, &info, options | WNOWAIT) < 0)
+		return errno == EINTR ? 0 : -ESRCH;
+	if (info.si_pid == 0)
+		return 0;
+	died = info.si_code != CLD_TRAPPED && info.si_code != CLD_STOPPED;
+	if (!died || !tracee->own_child_leader)
+		waitid(P_PID, (id_t)tracee->tid, &info, options);
+	return died ? -ESRCH : info.si_status;
+}
+
+static bool is_job_control(int report)
+{
+	int signal = report & 0xff;
+
+	return report >> 8 == PTRACE_EVENT_STOP &&
+	       (signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU);
+}
+
+/* A caller that waits for all children may have taken the report: then the thread itself is asked why it stands still. */
+static int lost_report(const struct tracee *tracee)
+{
+	siginfo_t info;
+
+	if (ptrace(PTRACE_GETSIGINFO, tracee->tid, NULL, &info) < 0)
+		return errno == EINVAL ? SIGSTOP | PTRACE_EVENT_STOP << 8 : 0;
+	return info.si_code >> 8 == PTRACE_EVENT_STOP ? STOP_AT_INTERRUPT : info.si_signo;
+}
+
+enum tracee_state tracee_poll(struct tracee *tracee)
+{
+	int report = next_report(tracee);
+
+	if (report == 0)
+		report = lost_report(tracee);
+	if (report == 0)
+		return tracee->state;
+	if (report < 0)
+		tracee->state = TRACEE_GONE;
+	else if (report == STOP_AT_INTERRUPT)
+		tracee->state = TRACEE_STOPPED;
+	else if (is_job_control(report))
+		tracee->state = TRACEE_JOB_STOPPED;
+	else /* a signal on its way: let it take its course, the stop comes right after */
+		ptrace(PTRACE_CONT, tracee->tid, NULL, report >> 8 ? 0 : report & 0x7f);
+	return tracee->state;
+}
+
+/* Waits for the next report of a thread that was just set going; -ESRCH when it died. */
+static int wait_report(struct tracee *tracee)
+{
+	unsigned int rounds = 0;
+	int report;
+
+	while ((report = next_report(tracee)) == 0)
+		poll_nap(&rounds);
+	if (report < 0)
+		tracee->state = TRACEE_GONE;
+	return report;
+}
+
+/* Sets the thread going until it reports `wanted`. All signals are blocked, but SIGSTOP cannot be: it is put off until the release. */
+static int run_until(struct tracee *tracee, int request, int wanted)
+{
+	for (;;) {
+		int report;
+
+		if (ptrace(request, tracee->tid, NULL, NULL) < 0) {
+			tracee->state = TRACEE_GONE;
+			return -ESRCH;
+		}
+		report = wait_report(tracee);
+		if (report < 0 || report == wanted)
+			return report < 0 ? report : 0;
+		if (report >> 8 == 0)
+			tracee->deferred_signal = report & 0x7f;
+	}
+}
+
+/*
+ * A thread inside a restartable sequence (rseq) that is made to run elsewhere would forget that it was interrupted. The kernel sends an
+ * interrupted sequence to its abort address; so do we. In a system call there is none.
+ */
+static void abort_restartable_sequence(struct tracee *tracee)
+{
+#ifdef PTRACE_GET_RSEQ_CONFIGURATION
+	struct {
+		uint32_t version, flags;
+		uint64_t start, length, abort;
+	} section;
+	struct __ptrace_rseq_configuration area;
+	uint64_t pc = regs_pc(&tracee->saved_regs);
+	uint64_t pointer; /* rseq_cs: eight bytes into the area */
+
+	if (regs_in_syscall(&tracee->saved_regs) >= 0)
+		return;
+	if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tracee->tid, sizeof(area), &area) < 0 || !area.rseq_abi_pointer)
+		return;
+	if (process_read(tracee->process, area.rseq_abi_pointer + 8, &pointer, sizeof(pointer)) < 0 || !pointer)
+		return;
+	if (process_read(tracee->process, pointer, &section, sizeof(section)) < 0)
+		return;
+	if (pc - section.start < section.length)
+		regs_set_pc(&tracee->saved_regs, section.abort);
+#endif
+}
+
+static int borrow(struct tracee *tracee)
+{
+	static const uint64_t all_signals = ~UINT64_C(0);
+	int r = regs_read(tracee->tid, &tracee->saved_regs);
+
+	if (r < 0)
+		return r;
+	if (ptrace(PTRACE_GETSIGMASK, tracee->tid, sizeof(uint64_t), &tracee->saved_mask) < 0)
+		return -errno;
+	abort_restartable_sequence(tracee);
+	if (ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof(uint64_t), &all_signals) < 0)
+		return -errno;
+	tracee->state = TRACEE_BORROWED;
+	return 0;
+}
+
+long tracee_syscall(struct tracee *tracee, remote_addr_t pc, long number, const uint64_t args[6])
+{
+	struct thread_regs regs;
+	int r = 0;
+
+	if (tracee->state == TRACEE_STOPPED)
+		r = borrow(tracee);
+	if (r < 0)
+		return r;
+	regs = tracee->saved_regs;
+	regs_set_syscall(&regs, pc, number, args);
+	r = regs_write(tracee->tid, &regs);
+	if (!r)
+		r = run_until(tracee, PTRACE_SYSCALL, STOP_AT_SYSCALL);
+	if (!r)
+		r = run_until(tracee, PTRACE_SYSCALL, STOP_AT_SYSCALL);
+	if (!r)
+		r = regs_read(tracee->tid, &regs);
+	return r ? r : regs_result(&regs);
+}
+
+/*
+ * Calls that report -EINTR on a mere interruption, where others ask the kernel to restart them. Nothing of them has been done yet, so
+ * starting them again is what the kernel does for the others. A relative timeout starts again with them.
+ */
+static bool reports_interruption(long number)
+{
+	static const short numbers[] = {
+#ifdef SYS_epoll_wait
+		SYS_epoll_wait,
+#endif
+		SYS_epoll_pwait, SYS_epoll_pwait2, SYS_semop,	   SYS_semtimedop, SYS_rt_sigtimedwait, SYS_io_getevents,
+		SYS_recvfrom,	 SYS_recvmsg,	   SYS_recvmmsg,   SYS_accept,	   SYS_accept4,		SYS_sendto,
+		SYS_sendmsg,	 SYS_sendmmsg,	   SYS_connect,	   SYS_io_uring_enter,			SYS_io_pgetevents,
+		SYS_read,	 SYS_readv,	   SYS_write,	   SYS_writev, /* of a socket with a timeout */
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
+		if (numbers[i] == number)
+			return true;
+	return false;
+}
+
+static uint64_t status_mask(const char *status, const char *key)
+{
+	const char *at = strstr(status, key);
+
+	return at ? strtoull(at + strlen(key), NULL, 16) : 0;
+}
+
+/* A signal that the thread will take as soon as it runs: then the interruption is real. */
+static bool signal_is_due(const struct tracee *tracee)
+{
+	char status[4096];
+
+	if (read_task_file(tracee->process, tracee->tid, "status", status, sizeof(status)) <= 0)
+		return true;
+	return (status_mask(status, "\nSigPnd:") | status_mask(status, "\nShdPnd:")) & ~status_mask(status, "\nSigBlk:");
+}
+
+/*
+ * Undoes an EINTR that only our stop has caused. A call that swaps the signal mask for its duration (epoll_pwait) has its usual mask
+ * put back first, as its end would do: a signal that comes now waits until the call runs again and is interrupted by it.
+ */
+static void undo_interruption(struct tracee *tracee, struct thread_regs *regs)
+{
+	uint64_t mask;
+
+	if (regs_result(regs) != -EINTR || !reports_interruption(regs_in_syscall(regs)) || signal_is_due(tracee))
+		return;
+	if (ptrace(PTRACE_GETSIGMASK, tracee->tid, sizeof(mask), &mask) < 0)
+		return;
+	if (ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof(mask), &mask) < 0)
+		return;
+	if (regs_restart_syscall(regs))
+		regs_write(tracee->tid, regs);
+}
+
+/*
+ * Brings a borrowed thread back to the kind of stop it was found in. From the exit stop of a system call the kernel goes to user space
+ * without a look at -ERESTART*; from an event stop it handles them, so the saved registers must be seen there.
+ */
+static void settle(struct tracee *tracee)
+{
+	if (regs_write(tracee->tid, &tracee->saved_regs) < 0)
+		return;
+	tracee_interrupt(tracee);
+	if (run_until(tracee, PTRACE_CONT, STOP_AT_INTERRUPT) < 0)
+		return;
+	ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof(tracee->saved_mask), &tracee->saved_mask);
+	tracee->state = TRACEE_STOPPED;
+}
+
+void tracee_release(struct tracee *tracee)
+{
+	struct thread_regs regs;
+
+	if (tracee->state == TRACEE_RUNNING || tracee->state == TRACEE_GONE)
+		return;
+	if (tracee->state == TRACEE_BORROWED)
+		settle(tracee);
+	if (tracee->state == TRACEE_STOPPED && regs_read(tracee->tid, &regs) == 0)
+		undo_interruption(tracee, &regs);
+	if (tracee->deferred_signal)
+		syscall(SYS_tgkill, tracee->process, tracee->tid, tracee->deferred_signal);
+	ptrace(PTRACE_DETACH, tracee->tid, NULL, NULL);
+	tracee->state = TRACEE_GONE;
+}

@@ -1,0 +1,57 @@
+/*
+ * One thread held by ptrace. Private to inject/; world.h is the interface.
+ *
+ *              seize              poll                    syscall (any number of times)
+ *   (foreign) ───────▶ RUNNING ─────────▶ STOPPED ─────────────────┐
+ *                        │   │              │ ▲ settle             ▼
+ *                        │   └─ poll ─▶ GONE│ └────────────── BORROWED
+ *                        ▼                  ▼ release
+ *                    JOB_STOPPED ────────▶ (foreign)
+ *
+ * STOPPED is a PTRACE_EVENT_STOP: the thread is on its way to user space, and what it does next is decided by its registers. BORROWED
+ * is the exit stop of a system call that was not its own; its registers and signal mask are kept here until it is released.
+ */
+#pragma once
+
+#include "platform/regs.h"
+
+enum tracee_state {
+	TRACEE_RUNNING,     /* seized and interrupted, has not stopped yet */
+	TRACEE_STOPPED,     /* held */
+	TRACEE_JOB_STOPPED, /* held, and stopped by job control before we came */
+	TRACEE_BORROWED,    /* held, after a foreign system call */
+	TRACEE_GONE,        /* dead or not ours any more */
+};
+
+struct tracee {
+	pid_t process, tid;
+	enum tracee_state state;
+	bool own_child_leader; /* its exit status belongs to whoever waits for the keeper's children */
+	int deferred_signal;   /* arrived during a foreign system call; sent again at release */
+	uint64_t saved_mask;   /* with BORROWED */
+	struct thread_regs saved_regs;
+};
+
+/* Takes hold of a thread and interrupts it. -ESRCH: it is dead; -EPERM: not ours to trace. */
+int tracee_seize(struct tracee *tracee, pid_t process, pid_t tid);
+
+/* Looks, without waiting, whether a RUNNING thread has stopped or died; returns the new state. */
+enum tracee_state tracee_poll(struct tracee *tracee);
+
+/* True when ptrace can reach the thread now, whatever was reported about it. */
+bool tracee_is_held(const struct tracee *tracee);
+
+/* Asks a thread again to stop. */
+void tracee_interrupt(struct tracee *tracee);
+
+/* Lets a held thread go on as if nothing had happened. */
+void tracee_release(struct tracee *tracee);
+
+/* Executes one system call at the syscall instruction at pc. Its result, or -ESRCH when the thread died. */
+long tracee_syscall(struct tracee *tracee, remote_addr_t pc, long number, const uint64_t args[6]);
+
+/* The letter of /proc/PID/task/TID/stat, 'X' when there is no such thread. */
+char thread_state(pid_t process, pid_t tid);
+
+/* Gives the processor away between two looks: at first only a yield, later a short sleep. */
+void poll_nap(unsigned int *rounds);

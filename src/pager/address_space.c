@@ -1,0 +1,264 @@
+#include "pager/address_space.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "pager/fault_thread.h"
+#include "pager/registration.h"
+#include "platform/pagemap.h"
+#include "platform/process.h"
+#include "platform/userfaultfd.h"
+
+static struct address_space *address_space_new(struct pager *pager, struct shadow *shadow, int uffd)
+{
+	struct address_space *as = calloc(1, sizeof(*as));
+	if (!as)
+		return NULL;
+	as->pager = pager;
+	as->references = 1;
+	as->pagemap = -1;
+	as->uffd = uffd;
+	as->shadow = shadow;
+	lock_init(&as->agent_lock, LOCK_AGENT);
+	lock_init(&as->layout, LOCK_LAYOUT);
+	return as;
+}
+
+struct address_space *address_space_get(struct address_space *as)
+{
+	atomic_fetch_add(&as->references, 1);
+	return as;
+}
+
+static void put_entry_slot(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context)
+{
+	struct pager *pager = context;
+	if (entry_slot(entry) != NO_SLOT)
+		swap_put(pager->swap, entry_slot(entry));
+}
+
+void address_space_put(struct address_space *as)
+{
+	if (atomic_fetch_sub(&as->references, 1) != 1)
+		return;
+	if (shadow_slots(as->shadow))
+		shadow_for_each(as->shadow, 0, UINT64_MAX, put_entry_slot, as->pager);
+	if (as->agent)
+		agent_release(as->agent);
+	shadow_free(as->shadow);
+	range_list_release(&as->ranges);
+	if (as->pagemap >= 0)
+		close(as->pagemap);
+	if (as->uffd >= 0)
+		close(as->uffd);
+	lock_destroy(&as->agent_lock);
+	lock_destroy(&as->layout);
+	free(as);
+}
+
+void address_space_bury(struct address_space *as)
+{
+	/*
+	 * Races: the fault thread may be serving a fault of it and the reclaim thread may be in a transaction; both see -ESRCH or -EPIPE from the
+	 * kernel at worst, and leave the table as it is. The agent is let go under its lock, so never in the middle of a transaction.
+	 */
+	if (atomic_exchange(&as->dead, true))
+		return;
+	lock_take(&as->agent_lock);
+	if (as->agent)
+		agent_release(steal_pointer(as->agent));
+	lock_drop(&as->agent_lock);
+	if (as->thread)
+		fault_thread_wake(as->thread);
+}
+
+static int find_stack_and_arguments(struct address_space *as)
+{
+	struct process_info info;
+	int r = process_info_read(as->pid, &info);
+	if (r < 0)
+		return r;
+	if (info.arg_start && info.env_end > info.arg_start)
+		registration_pin(as, info.arg_start, info.env_end);
+	as->arguments_pinned = true;
+	return 0;
+}
+
+int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage_pages, struct address_space *inherited,
+			struct address_space **ret_as, const char **ret_what)
+{
+	struct agent_params params = {.stage_pages = stage_pages,
+				      .inherited_uffd = inherited ? inherited->uffd : -1,
+				      .sentinel = inherited ? inherited->sentinel : 0};
+	struct agent *agent;
+	int r = agent_create(world, &params, &agent, ret_what);
+	if (r < 0)
+		return r;
+
+	struct address_space *as = inherited;
+	if (!as) {
+		struct shadow *shadow = shadow_new();
+		as = shadow ? address_space_new(pager, shadow, agent->uffd) : NULL;
+		if (!as) {
+			shadow_free(shadow);
+			agent_release(agent);
+			*ret_what = "memory for the page table";
+			return -ENOMEM;
+		}
+		as->sentinel = agent->sentinel;
+	}
+	/* The reclaim thread may already know an inherited one: it looks at the agent only under the agent lock. */
+	lock_take(&as->agent_lock);
+	as->pid = world_pid(world);
+	as->pagemap = pagemap_open(as->pid);
+	as->agent = agent;
+	lock_drop(&as->agent_lock);
+	*ret_what = "opening its pagemap";
+	r = as->pagemap < 0 ? as->pagemap : 0;
+	if (r == 0)
+		r = find_stack_and_arguments(as);
+	if (r == 0 && !inherited) {
+		*ret_what = "starting the fault threads";
+		r = pager_attach(pager, as);
+	}
+	if (r == 0)
+		r = address_space_register_new(as);
+	if (r < 0) {
+		/* Nothing is evicted from it yet (world stopped, or a child that had no agent): letting go is safe. */
+		if (!inherited) {
+			address_space_bury(as);
+			address_space_put(as);
+		}
+		return r;
+	}
+	stat_add(pager->stats, adoptions, 1);
+	*ret_as = as;
+	return 0;
+}
+
+struct copy_context {
+	struct pager *pager;
+	struct shadow *to;
+	bool failed;
+};
+
+static void copy_entry(struct shadow *from, remote_addr_t addr, shadow_entry_t entry, void *context)
+{
+	struct copy_context *copy = context;
+	/* Reads in flight belong to the parent; the child starts its own. A slot kept by a resident page stays the parent's alone. */
+	entry &= ~ENTRY_LOADING;
+	if (entry_state(entry) == STATE_RESIDENT)
+		entry = entry_make(STATE_RESIDENT, NO_SLOT, 0, entry_epoch(entry), entry & ENTRY_PINNED);
+	if (entry_state(entry) == STATE_STAGED) /* only a lookup hint: the slot says it all, see writeback.h */
+		entry = entry_make(STATE_STAGED, entry_slot(entry), 0, entry_epoch(entry), entry & ENTRY_PINNED);
+	if (!shadow_set(copy->to, addr, entry)) {
+		copy->failed = true;
+		return;
+	}
+	if (entry_slot(entry) != NO_SLOT)
+		swap_get(copy->pager->swap, entry_slot(entry));
+}
+
+struct address_space *address_space_fork(struct address_space *parent, int child_uffd)
+{
+	struct copy_context copy = {.pager = parent->pager, .to = shadow_new()};
+	struct address_space *child = copy.to ? address_space_new(parent->pager, copy.to, child_uffd) : NULL;
+	if (!child) {
+		shadow_free(copy.to);
+		return NULL;
+	}
+	shadow_for_each(parent->shadow, 0, UINT64_MAX, copy_entry, &copy);
+	for (uint32_t i = 0; i < parent->ranges.nr && !copy.failed; i++)
+		copy.failed = !range_list_add(&child->ranges, parent->ranges.items[i].start, parent->ranges.items[i].end);
+	if (copy.failed) {
+		child->uffd = -1; /* stays the caller's */
+		address_space_put(child);
+		return NULL;
+	}
+	child->sentinel = parent->sentinel;
+	child->wipe_unchecked = shadow_count(child->shadow, STATE_SWAPPED) + shadow_count(child->shadow, STATE_STAGED) > 0;
+	return child;
+}
+
+/*
+ * Races: only the container thread asks. The page may be put in although the child is not this process; it is a page of no content
+ * that only membox looks at. A candidate is read only when its pagemap says that the page is there, so no fault is raised.
+ */
+bool address_space_matches(struct address_space *child, pid_t pid)
+{
+	_Alignas(4096) uint8_t page[PAGE_BYTES] = {0};
+	uint64_t done, seen, walked;
+	if (!child->token) {
+		uint64_t token;
+		if (getrandom(&token, sizeof(token), 0) != sizeof(token) || !token)
+			return false;
+		memcpy(page, &token, sizeof(token));
+		if (uffd_copy(child->uffd, child->sentinel, page, PAGE_BYTES, false, &done) < 0)
+			return false;
+		child->token = token;
+	}
+	_cleanup_close_ int pagemap = pagemap_open(pid);
+	if (pagemap < 0)
+		return false;
+	struct pagemap_query query = {.start = child->sentinel,
+				      .end = child->sentinel + PAGE_BYTES,
+				      .require = PAGE_PRESENT,
+				      .report = PAGE_PRESENT};
+	struct page_run run;
+	if (pagemap_scan(pagemap, &query, &run, 1, &walked) != 1)
+		return false;
+	return process_read(pid, child->sentinel, &seen, sizeof(seen)) == 0 && seen == child->token;
+}
+
+static void forget_entry(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context)
+{
+	put_entry_slot(shadow, addr, entry, context);
+	shadow_set(shadow, addr, 0);
+}
+
+void address_space_forget(struct address_space *as, remote_addr_t start, remote_addr_t end)
+{
+	shadow_for_each(as->shadow, start, end, forget_entry, as->pager);
+}
+
+struct drop_context {
+	struct pager *pager;
+	uint64_t dropped;
+};
+
+static void drop_clean_slot(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context)
+{
+	struct drop_context *drop = context;
+	if (entry_state(entry) != STATE_RESIDENT || entry_slot(entry) == NO_SLOT)
+		return;
+	swap_put(drop->pager->swap, entry_slot(entry));
+	shadow_set(shadow, addr, entry & (UINT32_MAX)); /* the low half: everything but the slot */
+	drop->dropped++;
+}
+
+uint64_t address_space_drop_clean_slots(struct address_space *as)
+{
+	struct drop_context drop = {.pager = as->pager};
+	lock_take(&as->layout);
+	shadow_for_each(as->shadow, 0, UINT64_MAX, drop_clean_slot, &drop);
+	lock_drop(&as->layout);
+	return drop.dropped;
+}
+
+static void expire_removed(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context)
+{
+	if (entry & ENTRY_REMOVED)
+		shadow_set(shadow, addr, entry & ~ENTRY_REMOVED);
+}
+
+void address_space_expire_removed(struct address_space *as)
+{
+	lock_take(&as->layout);
+	shadow_for_each(as->shadow, 0, UINT64_MAX, expire_removed, NULL);
+	lock_drop(&as->layout);
+}

@@ -1,0 +1,103 @@
+/*
+ * One adopted address space: its userfaultfd, shadow page table, agent and registered ranges.
+ *
+ * Ownership: reference counted; the container's list, the fault thread it is attached to, and each fault, read or write-back batch in flight
+ * hold one. The userfaultfd is closed with the last one, and the container gives its reference up only when the memory is gone
+ * (process dead or replaced by exec): closing it earlier would turn evicted pages into zeros.
+ *
+ * The layout lock covers reading a userfaultfd message, choosing candidates, MOVE, and recording slots; so an event's effect on the table
+ * and an eviction never interleave. Whatever the keeper does with a page it looks the entry up under this lock at the moment it acts.
+ */
+#pragma once
+
+#include <stdatomic.h>
+
+#include "base/lock.h"
+#include "base/types.h"
+#include "inject/agent.h"
+#include "inject/world.h"
+#include "pager/pager.h"
+#include "pager/shadow.h"
+#include "reclaim/stream.h"
+
+struct range {
+	remote_addr_t start, end;
+};
+
+struct range_list {
+	struct range *items; /* sorted, disjoint */
+	uint32_t nr, capacity;
+};
+
+bool range_list_add(struct range_list *list, remote_addr_t start, remote_addr_t end); /* in ascending order; false: no memory */
+const struct range *range_list_find(const struct range_list *list, remote_addr_t addr);
+void range_list_release(struct range_list *list);
+
+#define MAX_SKIPS 32
+
+struct address_space {
+	struct pager *pager;
+	_Atomic int references;
+	_Atomic bool dead; /* the memory is gone; nothing is served any more */
+
+	pid_t pid;   /* 0: child of a fork whose process is not known yet */
+	int pagemap; /* -1 until the process is known */
+	int uffd;
+	remote_addr_t sentinel; /* see inject/agent.h */
+	uint64_t token;         /* what was put into the sentinel page to find a forked child; 0: nothing yet */
+
+	struct lock agent_lock; /* LOCK_AGENT: ring and staging */
+	struct agent *agent;    /* NULL: not adopted yet (a fork's child); nothing can be evicted */
+
+	struct lock layout; /* LOCK_LAYOUT: all below */
+	struct shadow *shadow;
+	struct streams streams;
+	struct range_list ranges; /* registered mappings at the last look: a hint for windows and runs */
+	remote_addr_t hand;       /* clock hand: where the next eviction scan begins */
+	uint32_t fills;           /* faults filled, for "used just now" */
+	struct range skip[MAX_SKIPS]; /* not movable in this revolution (locked, read-only, pinned) */
+	uint32_t nr_skips;
+	struct range populated;   /* where sharing left by fork was broken last */
+	uint32_t revolutions_idle; /* revolutions of the hand without an eviction */
+	bool arguments_pinned;
+	bool wipe_unchecked; /* forked child: MADV_WIPEONFORK ranges not yet looked for */
+
+	struct fault_thread *thread;
+	struct address_space *next_attached; /* the fault thread's list */
+	struct address_space *next;          /* the container's list */
+	uint64_t credit;                     /* reclaim's share, used by the container */
+};
+
+/*
+ * Adopts the process of a stopped world: agent, userfaultfd, all eligible mappings registered, attached to a fault thread. With
+ * `inherited` (a fork's child that was identified) its userfaultfd and table are taken over. 0, or -errno with *ret_what naming the step.
+ */
+int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage_pages, struct address_space *inherited,
+			struct address_space **ret_as, const char **ret_what);
+
+/* The child of a FORK event: a copy of the table, every slot with one more reference. Layout lock of the parent held. NULL: no memory. */
+struct address_space *address_space_fork(struct address_space *parent, int child_uffd);
+
+/* True when pid is the process behind this unidentified child: a token is put into the sentinel page and looked for. */
+bool address_space_matches(struct address_space *child, pid_t pid);
+
+/*
+ * Registers mappings that appeared since the last look. Callable while the program runs. Returns the number of mappings newly registered
+ * or -errno.
+ */
+int address_space_register_new(struct address_space *as);
+
+struct address_space *address_space_get(struct address_space *as);
+void address_space_put(struct address_space *as);
+
+/* The memory is gone: stops serving, lets the agent go. The caller's reference stays. */
+void address_space_bury(struct address_space *as);
+
+/* Under the layout lock. Forgets [start, end): slots are given back, waiting reads find nothing. keep_pins: for REMOVE. */
+void address_space_forget(struct address_space *as, remote_addr_t start, remote_addr_t end);
+
+/* Takes all slots that resident pages keep in case they stay clean. Returns how many. For a full swap file. */
+uint64_t address_space_drop_clean_slots(struct address_space *as);
+
+/* No thread is inside madvise (the world is stopped): what a REMOVE event flagged may be evicted again. */
+void address_space_expire_removed(struct address_space *as);

@@ -1,0 +1,59 @@
+/* Serving one missing page: what the table says decides between zeros, a batch in write-back, and the swap file. */
+#pragma once
+
+#include "pager/address_space.h"
+#include "swap/swap_io.h"
+
+#define LOAD_MAX_PAGES 128
+#define NR_LOADS 16
+
+/*
+ * A read of contiguous slots for contiguous pages, in flight or waiting to be put in. It holds one reference on each slot, so that a slot
+ * number found again in the table later means the same content, and a reservation of nr_pages.
+ */
+struct load {
+	struct address_space *as; /* NULL: free */
+	remote_addr_t start;
+	uint32_t nr_pages;
+	uint32_t fault_page; /* index of the page that somebody waits for; the others are readahead */
+	slot_t first_slot;
+	uint8_t *buffer;
+	bool is_read; /* the content is here and verified; putting it in has to be tried again */
+};
+
+/* What a fault thread brings along to serve faults. */
+struct fault_context {
+	struct pager *pager;
+	struct swap_io *io; /* NULL without a swap file */
+	struct load loads[NR_LOADS];
+	uint8_t *buffers;    /* of the loads */
+	const uint8_t *zeros; /* LOAD_MAX_PAGES pages */
+};
+
+struct fault {
+	struct address_space *as;
+	remote_addr_t page;
+	pid_t tid;
+	bool write;
+	bool counted;      /* this fault's wait for room is in failcnt already */
+	uint32_t dry_seq;  /* of the pager when the fault began to wait */
+};
+
+enum fault_result {
+	FAULT_DONE,     /* served, or a read is under way that will serve it */
+	FAULT_DEFERRED, /* ask again: an event is unread, a batch is not captured yet, no room, no free load */
+};
+
+int fault_context_init(struct fault_context *context, struct pager *pager);
+void fault_context_release(struct fault_context *context);
+
+/*
+ * Layout lock held. Looks the page up and acts on what is there now; content chosen at an earlier try is never used (FACTS rule 5).
+ */
+enum fault_result fault_handle(struct fault_context *context, struct fault *fault);
+
+/* Takes no lock. Collects finished reads and puts them in. Returns how many loads made progress. */
+int fault_reap_loads(struct fault_context *context);
+
+/* Reads in flight or waiting to be put in. */
+bool fault_has_loads(const struct fault_context *context);

@@ -1,0 +1,56 @@
+/*
+ * What the address spaces of one container share: the swap file and its write-back, the charge, the figures, the fault threads. The
+ * container layer owns it and is told of what concerns it through the callbacks.
+ */
+#pragma once
+
+#include <stdatomic.h>
+
+#include "base/types.h"
+#include "reclaim/charge.h"
+#include "stats/stats.h"
+#include "swap/swap.h"
+
+struct address_space;
+struct fault_thread;
+struct writeback;
+
+#define PAGER_MAX_FAULT_THREADS 2
+
+struct pager_callbacks {
+	/* An adopted program forked: the child's address space (its process is not known yet). The callee takes the reference. */
+	void (*forked)(void *context, struct address_space *child);
+	/* A fault waits for room. Any thread; must not block. */
+	void (*need_reclaim)(void *context);
+	/* Going on would give the program wrong bytes: the container has to be killed with this reason. Any thread; must not block. */
+	void (*fatal)(void *context, const char *reason);
+	void *context;
+};
+
+struct pager {
+	struct swap *swap; /* NULL: none */
+	struct writeback *writeback;
+	struct stats *stats;
+	struct charge *charge;
+	struct pager_callbacks callbacks;
+	struct fault_thread *threads[PAGER_MAX_FAULT_THREADS];
+	uint32_t nr_threads, next_thread;
+	_Atomic uint64_t evicted;  /* pages ever; the clock of refault distances */
+	_Atomic uint32_t dry_seq;  /* raised when reclaim has found nothing more to take: waiting faults go on regardless */
+};
+
+/* 0 or -errno. swap may be NULL. Everything passed in outlives the pager. */
+int pager_init(struct pager *pager, struct swap *swap, struct stats *stats, struct charge *charge,
+	       const struct pager_callbacks *callbacks);
+
+/* Stops the fault threads and frees. Only when every address space is gone: nothing may be evicted any more. */
+void pager_release(struct pager *pager);
+
+/* Now in epochs of refault distance: an eighth of the container's memory evicted is one epoch. */
+uint8_t pager_epoch(const struct pager *pager);
+
+/* Starts the fault threads at the first adoption and gives the address space to one of them. 0 or -errno. */
+int pager_attach(struct pager *pager, struct address_space *as);
+
+/* Makes waiting faults look again (room was made, or the dry sequence moved). */
+void pager_wake(struct pager *pager);

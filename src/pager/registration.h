@@ -1,0 +1,13 @@
+/* Which mappings of a program are registered with userfaultfd, and which of their pages are never evicted. */
+#pragma once
+
+#include "pager/address_space.h"
+
+/* Under no lock or the layout lock of a stopped world: flags the pages of [start, end) as never to be evicted. */
+void registration_pin(struct address_space *as, remote_addr_t start, remote_addr_t end);
+
+/*
+ * Layout lock held. Pins the pages that the kernel writes when a thread ends (clear_child_tid, robust list) for every thread there is: such a
+ * write to an evicted page is lost without a message (FACTS section 3). Pins stay until the page is unmapped: glibc uses cached stacks again.
+ */
+void registration_pin_threads(struct address_space *as);

@@ -1,0 +1,232 @@
+#include "pager/shadow.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FANOUT_SHIFT 9
+#define FANOUT (1u << FANOUT_SHIFT)
+#define NR_LEVELS 4 /* 3 of pointers, 1 of entries: 4 * 9 + 12 = 48 bits */
+#define ADDRESS_LIMIT (1ull << (NR_LEVELS * FANOUT_SHIFT + PAGE_SHIFT))
+
+struct node {
+	union {
+		struct node *child[FANOUT];
+		shadow_entry_t entry[FANOUT];
+	};
+};
+
+struct counters {
+	uint64_t state[NR_STATES];
+	uint64_t active, pinned, slots;
+};
+
+struct shadow {
+	struct node *root;
+	uint64_t nr_nodes;
+	struct counters count;
+};
+
+static unsigned index_at(remote_addr_t addr, unsigned level)
+{
+	return (unsigned)(addr >> (PAGE_SHIFT + FANOUT_SHIFT * level)) & (FANOUT - 1);
+}
+
+static uint64_t span_of(unsigned level)
+{
+	return 1ull << (PAGE_SHIFT + FANOUT_SHIFT * level);
+}
+
+static struct node *node_new(struct shadow *shadow)
+{
+	struct node *node = calloc(1, sizeof(*node));
+	if (node)
+		shadow->nr_nodes++;
+	return node;
+}
+
+struct shadow *shadow_new(void)
+{
+	struct shadow *shadow = calloc(1, sizeof(*shadow));
+	if (!shadow)
+		return NULL;
+	shadow->root = node_new(shadow);
+	if (!shadow->root) {
+		free(shadow);
+		return NULL;
+	}
+	return shadow;
+}
+
+static void node_free(struct node *node, unsigned level)
+{
+	for (unsigned i = 0; level && i < FANOUT; i++)
+		if (node->child[i])
+			node_free(node->child[i], level - 1);
+	free(node);
+}
+
+void shadow_free(struct shadow *shadow)
+{
+	if (!shadow)
+		return;
+	node_free(shadow->root, NR_LEVELS - 1);
+	free(shadow);
+}
+
+static struct node *find_leaf(const struct shadow *shadow, remote_addr_t addr)
+{
+	struct node *node = shadow->root;
+	if (addr >= ADDRESS_LIMIT)
+		return NULL;
+	for (unsigned level = NR_LEVELS - 1; level && node; level--)
+		node = node->child[index_at(addr, level)];
+	return node;
+}
+
+static struct node *make_leaf(struct shadow *shadow, remote_addr_t addr)
+{
+	struct node *node = shadow->root;
+	if (addr >= ADDRESS_LIMIT)
+		return NULL;
+	for (unsigned level = NR_LEVELS - 1; level; level--) {
+		struct node **child = &node->child[index_at(addr, level)];
+		if (!*child && !(*child = node_new(shadow)))
+			return NULL;
+		node = *child;
+	}
+	return node;
+}
+
+shadow_entry_t shadow_get(const struct shadow *shadow, remote_addr_t addr)
+{
+	struct node *leaf = find_leaf(shadow, addr);
+	return leaf ? leaf->entry[index_at(addr, 0)] : 0;
+}
+
+static void counters_add(struct counters *c, shadow_entry_t e, uint64_t sign)
+{
+	c->state[entry_state(e)] += sign;
+	if (entry_state(e) == STATE_RESIDENT && entry_age(e))
+		c->active += sign;
+	if (e & ENTRY_PINNED)
+		c->pinned += sign;
+	if (entry_slot(e) != NO_SLOT)
+		c->slots += sign;
+}
+
+/* What the life of a page allows; every state may become NONE (unmapped) and may change its flags and age. */
+static bool transition_is_legal(enum page_state from, enum page_state to)
+{
+	switch (to) {
+	case STATE_NONE:
+	case STATE_RESIDENT:
+		return true;
+	case STATE_STAGED:
+		return from == STATE_NONE || from == STATE_RESIDENT || from == STATE_STAGED;
+	case STATE_ZERO:
+		return from == STATE_STAGED || from == STATE_ZERO || from == STATE_NONE; /* NONE: moved here by REMAP or fork */
+	case STATE_SWAPPED:
+		return from == STATE_STAGED || from == STATE_SWAPPED || from == STATE_NONE;
+	case NR_STATES:
+		break;
+	}
+	return false;
+}
+
+bool shadow_set(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry)
+{
+	struct node *leaf = entry ? make_leaf(shadow, addr) : find_leaf(shadow, addr);
+	if (!leaf)
+		return entry == 0;
+	shadow_entry_t *place = &leaf->entry[index_at(addr, 0)];
+	assert(transition_is_legal(entry_state(*place), entry_state(entry)));
+	assert(entry_state(entry) != STATE_NONE || entry_slot(entry) == NO_SLOT);
+	assert(entry_state(entry) != STATE_SWAPPED || entry_slot(entry) != NO_SLOT);
+	(void)transition_is_legal;
+	if (*place)
+		counters_add(&shadow->count, *place, (uint64_t)-1);
+	if (entry)
+		counters_add(&shadow->count, entry, 1);
+	*place = entry;
+	return true;
+}
+
+bool shadow_reserve(struct shadow *shadow, remote_addr_t start, remote_addr_t end)
+{
+	for (remote_addr_t addr = start & ~(span_of(1) - 1); addr < end; addr += span_of(1))
+		if (!make_leaf(shadow, addr))
+			return false;
+	return true;
+}
+
+struct walk {
+	struct shadow *shadow;
+	remote_addr_t start, end;
+	void (*visit)(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context);
+	void *context;
+};
+
+static void walk_node(const struct walk *w, struct node *node, unsigned level, remote_addr_t base)
+{
+	uint64_t span = span_of(level);
+	unsigned first = w->start > base ? (unsigned)((w->start - base) / span) : 0;
+	for (unsigned i = first; i < FANOUT; i++) {
+		remote_addr_t addr = base + i * span;
+		if (addr >= w->end)
+			return;
+		if (level == 0) {
+			if (node->entry[i])
+				w->visit(w->shadow, addr, node->entry[i], w->context);
+		} else if (node->child[i]) {
+			walk_node(w, node->child[i], level - 1, addr);
+		}
+	}
+}
+
+void shadow_for_each(struct shadow *shadow, remote_addr_t start, remote_addr_t end,
+		     void (*visit)(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context),
+		     void *context)
+{
+	struct walk w = {shadow, start, MIN_OF(end, ADDRESS_LIMIT), visit, context};
+	if (w.start < w.end)
+		walk_node(&w, shadow->root, NR_LEVELS - 1, 0);
+}
+
+uint64_t shadow_count(const struct shadow *shadow, enum page_state state)
+{
+	return shadow->count.state[state];
+}
+
+uint64_t shadow_active(const struct shadow *shadow)
+{
+	return shadow->count.active;
+}
+
+uint64_t shadow_pinned(const struct shadow *shadow)
+{
+	return shadow->count.pinned;
+}
+
+uint64_t shadow_slots(const struct shadow *shadow)
+{
+	return shadow->count.slots;
+}
+
+uint64_t shadow_bytes(const struct shadow *shadow)
+{
+	return shadow->nr_nodes * sizeof(struct node);
+}
+
+static void recount(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context)
+{
+	counters_add(context, entry, 1);
+}
+
+bool shadow_check(const struct shadow *shadow)
+{
+	struct counters seen = {0};
+	struct walk w = {(struct shadow *)shadow, 0, ADDRESS_LIMIT, recount, &seen};
+	walk_node(&w, shadow->root, NR_LEVELS - 1, 0);
+	return memcmp(&seen, &shadow->count, sizeof(seen)) == 0;
+}

@@ -1,0 +1,277 @@
+#include "pager/writeback.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/log.h"
+#include "platform/userfaultfd.h"
+
+struct writeback {
+	struct pager *pager;
+	struct lock lock; /* LOCK_WRITEBACK: states and page lists of the batches, for lookups by fault threads */
+	struct swap_io *io;
+	struct batch *batches;
+	uint32_t nr_batches;
+	bool failed;
+};
+
+#define MAX_WRITES_IN_FLIGHT 256u
+
+int writeback_new(struct pager *pager, uint32_t nr_batches, struct writeback **ret_wb)
+{
+	struct writeback *wb = calloc(1, sizeof(*wb));
+	int r = wb && (wb->batches = calloc(nr_batches, sizeof(*wb->batches))) ? 0 : -ENOMEM;
+	if (r == 0)
+		r = swap_io_new(pager->swap, MAX_WRITES_IN_FLIGHT, &wb->io);
+	for (uint32_t i = 0; r == 0 && i < nr_batches; i++) {
+		void *buffer = mmap(NULL, BATCH_PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (buffer == MAP_FAILED)
+			r = -errno;
+		else
+			wb->batches[wb->nr_batches++].buffer = buffer;
+	}
+	if (wb) {
+		wb->pager = pager;
+		lock_init(&wb->lock, LOCK_WRITEBACK);
+	}
+	if (r < 0) {
+		writeback_free(wb);
+		return r;
+	}
+	*ret_wb = wb;
+	return 0;
+}
+
+void writeback_free(struct writeback *wb)
+{
+	if (!wb)
+		return;
+	while (wb->io && swap_io_in_flight(wb->io))
+		writeback_reap(wb, true);
+	swap_io_free(wb->io);
+	for (uint32_t i = 0; i < wb->nr_batches; i++)
+		munmap(wb->batches[i].buffer, BATCH_PAGES * PAGE_BYTES);
+	lock_destroy(&wb->lock);
+	free(wb->batches);
+	free(wb);
+}
+
+struct batch *writeback_take(struct writeback *wb, struct address_space *as)
+{
+	for (;;) {
+		for (uint32_t i = 0; i < wb->nr_batches; i++) {
+			struct batch *batch = &wb->batches[i];
+			if (batch->state != BATCH_FREE)
+				continue;
+			batch->as = address_space_get(as);
+			batch->nr_pages = 0;
+			batch->error = 0;
+			lock_take(&wb->lock);
+			batch->state = BATCH_MOVING;
+			lock_drop(&wb->lock);
+			return batch;
+		}
+		writeback_reap(wb, true);
+	}
+}
+
+void writeback_return(struct writeback *wb, struct batch *batch)
+{
+	lock_take(&wb->lock);
+	batch->state = BATCH_FREE;
+	batch->nr_pages = 0;
+	lock_drop(&wb->lock);
+	address_space_put(batch->as);
+	batch->as = NULL;
+}
+
+void writeback_captured(struct writeback *wb, struct batch *batch)
+{
+	lock_take(&wb->lock);
+	batch->state = BATCH_CAPTURED;
+	lock_drop(&wb->lock);
+}
+
+int writeback_find(struct writeback *wb, slot_t slot, void *page)
+{
+	int found = 0;
+	lock_take(&wb->lock);
+	for (uint32_t i = 0; i < wb->nr_batches && !found; i++) {
+		struct batch *batch = &wb->batches[i];
+		for (uint32_t k = 0; batch->state != BATCH_FREE && k < batch->nr_pages; k++) {
+			if (batch->pages[k].slot != slot)
+				continue;
+			found = batch->state == BATCH_CAPTURED ? 1 : -EAGAIN;
+			if (found == 1)
+				memcpy(page, batch->buffer + k * PAGE_BYTES, PAGE_BYTES);
+			break;
+		}
+	}
+	lock_drop(&wb->lock);
+	return found;
+}
+
+static bool page_is_zero(const void *page)
+{
+	const uint64_t *word = page;
+	return word[0] == 0 && memcmp(word, word + 1, PAGE_BYTES - sizeof(*word)) == 0;
+}
+
+/*
+ * Layout lock held. The page needs no write: its entry goes on to `settled` (ZERO, or SWAPPED in the old slot) and the new slot is given
+ * back. Races: between capture and now the page may have been faulted in again, unmapped, or copied to a fork's child. Only when the entry
+ * still names the new slot, and nobody but it and the batch does, may the slot be dropped; otherwise the page is written like any other.
+ */
+static bool settle_without_write(struct writeback *wb, struct batch *batch, struct batch_page *page, shadow_entry_t settled)
+{
+	struct shadow *shadow = batch->as->shadow;
+	shadow_entry_t entry = shadow_get(shadow, page->addr);
+	if (entry_state(entry) != STATE_STAGED || entry_slot(entry) != page->slot || (entry & ENTRY_LOADING) ||
+	    swap_references(wb->pager->swap, page->slot) != 2)
+		return false;
+	uint64_t kept = entry & (ENTRY_PINNED | ENTRY_REMOVED);
+	shadow_set(shadow, page->addr,
+		   entry_make(entry_state(settled), entry_slot(settled), entry_age(entry), entry_epoch(entry), kept));
+	swap_put(wb->pager->swap, page->slot); /* the entry's reference */
+	swap_put(wb->pager->swap, page->slot); /* the batch's */
+	return true;
+}
+
+/* Returns true when the page has to be written. */
+static bool settle_page(struct writeback *wb, struct batch *batch, uint32_t index)
+{
+	struct batch_page *page = &batch->pages[index];
+	struct swap *swap = wb->pager->swap;
+	const uint8_t *content = batch->buffer + index * PAGE_BYTES;
+	uint64_t checksum = swap_page_checksum(swap, content);
+	bool settled = false;
+	swap_set_checksum(swap, page->slot, checksum);
+	if (page_is_zero(content)) {
+		settled = settle_without_write(wb, batch, page, entry_make(STATE_ZERO, NO_SLOT, 0, 0, 0));
+		if (settled)
+			stat_add(wb->pager->stats, zero_drops, 1);
+	} else if (page->old_slot != NO_SLOT && swap_checksum(swap, page->old_slot) == checksum) {
+		settled = settle_without_write(wb, batch, page, entry_make(STATE_SWAPPED, page->old_slot, 0, 0, 0));
+		if (settled) {
+			page->old_slot = NO_SLOT; /* the reference is the entry's now */
+			stat_add(wb->pager->stats, clean_drops, 1);
+		}
+	}
+	if (page->old_slot != NO_SLOT)
+		swap_put(swap, page->old_slot);
+	page->old_slot = NO_SLOT;
+	return !settled;
+}
+
+/*
+ * A write failed. The pages of the batch are still in its buffer: those that nobody has taken back yet go to the program at once, over the
+ * limit if need be. A page that is gone meanwhile is nobody's loss.
+ */
+static void put_batch_back(struct writeback *wb, struct batch *batch)
+{
+	struct address_space *as = batch->as;
+	lock_take(&as->layout);
+	for (uint32_t i = 0; i < batch->nr_pages; i++) {
+		struct batch_page *page = &batch->pages[i];
+		shadow_entry_t entry = page->slot != NO_SLOT ? shadow_get(as->shadow, page->addr) : 0;
+		if (!entry || entry_slot(entry) != page->slot)
+			continue;
+		if (entry_state(entry) == STATE_RESIDENT) { /* taken back already; the slot has no content */
+			shadow_set(as->shadow, page->addr, (uint32_t)entry);
+			swap_put(wb->pager->swap, page->slot);
+			continue;
+		}
+		uint64_t done;
+		int r = uffd_copy(as->uffd, page->addr, batch->buffer + i * PAGE_BYTES, PAGE_BYTES, false, &done);
+		if (r == -ESRCH)
+			break;
+		if (r < 0) {
+			wb->pager->callbacks.fatal(wb->pager->callbacks.context,
+						   "the swap file failed and an evicted page could not be put back");
+			break;
+		}
+		charge_prepare_forced(wb->pager->charge, 1);
+		charge_commit(wb->pager->charge, 1);
+		shadow_set(as->shadow, page->addr, entry_make(STATE_RESIDENT, NO_SLOT, 0, 0, entry & ENTRY_PINNED));
+		swap_put(wb->pager->swap, page->slot);
+	}
+	lock_drop(&as->layout);
+}
+
+static void finish(struct writeback *wb, struct batch *batch)
+{
+	if (batch->error) {
+		if (!wb->failed)
+			log_error("cannot write to swap file %s: %s: no more pages are evicted", swap_path(wb->pager->swap),
+				  strerror(-batch->error));
+		wb->failed = true;
+		put_batch_back(wb, batch);
+	}
+	for (uint32_t i = 0; i < batch->nr_pages; i++)
+		if (batch->pages[i].slot != NO_SLOT)
+			swap_put(wb->pager->swap, batch->pages[i].slot);
+	writeback_return(wb, batch);
+}
+
+/* Writes [first, first + nr) of the batch, whose slots are contiguous. */
+static void write_run(struct writeback *wb, struct batch *batch, uint32_t first, uint32_t nr)
+{
+	int r;
+	while ((r = swap_io_write(wb->io, batch->pages[first].slot, nr, batch->buffer + first * PAGE_BYTES, batch)) == -EAGAIN)
+		writeback_reap(wb, true);
+	if (r < 0)
+		batch->error = r;
+	else
+		batch->writes_pending++;
+	stat_add(wb->pager->stats, swap_out, nr);
+}
+
+void writeback_submit(struct writeback *wb, struct batch *batch)
+{
+	bool needs_write[BATCH_PAGES];
+	lock_take(&batch->as->layout);
+	for (uint32_t i = 0; i < batch->nr_pages; i++)
+		needs_write[i] = batch->pages[i].slot != NO_SLOT && settle_page(wb, batch, i);
+	lock_drop(&batch->as->layout);
+
+	lock_take(&wb->lock);
+	for (uint32_t i = 0; i < batch->nr_pages; i++)
+		if (!needs_write[i])
+			batch->pages[i].slot = NO_SLOT;
+	lock_drop(&wb->lock);
+
+	batch->writes_pending = 1; /* ours, so that a reap inside the loop does not finish the batch early */
+	for (uint32_t i = 0, nr; i < batch->nr_pages; i += nr) {
+		nr = 1;
+		if (!needs_write[i])
+			continue;
+		while (i + nr < batch->nr_pages && needs_write[i + nr] && batch->pages[i + nr].slot == batch->pages[i].slot + nr)
+			nr++;
+		write_run(wb, batch, i, nr);
+	}
+	if (--batch->writes_pending == 0)
+		finish(wb, batch);
+}
+
+void writeback_reap(struct writeback *wb, bool wait)
+{
+	struct swap_completion done[16];
+	int n;
+	do {
+		n = swap_io_reap(wb->io, done, ARRAY_LEN(done), wait);
+		for (int i = 0; i < n; i++) {
+			struct batch *batch = done[i].token;
+			if (done[i].result < 0)
+				batch->error = done[i].result;
+			if (--batch->writes_pending == 0)
+				finish(wb, batch);
+		}
+	} while (n == (int)ARRAY_LEN(done));
+}
+
+bool writeback_has_failed(struct writeback *wb)
+{
+	return wb->failed;
+}

@@ -1,0 +1,71 @@
+/*
+ * Batches of captured pages on their way to the swap file.
+ *
+ * A batch belongs to the reclaim thread, which fills it, submits its writes and reaps them; the fault threads only look pages up in it. A page
+ * in a batch is known by its slot: slots are allocated before the page leaves the program and are not used for anything else while a batch
+ * or a table entry refers to them, so a slot found in a batch has exactly that content, whoever (also a fork's child) asks for it.
+ */
+#pragma once
+
+#include <stdatomic.h>
+
+#include "base/lock.h"
+#include "base/types.h"
+#include "pager/address_space.h"
+#include "swap/swap_io.h"
+
+#define BATCH_PAGES 256
+
+enum batch_state {
+	BATCH_FREE,
+	BATCH_MOVING,   /* pages are leaving the program; the buffer has no content yet */
+	BATCH_CAPTURED, /* the buffer holds every page */
+};
+
+struct batch_page {
+	remote_addr_t addr;
+	slot_t slot;     /* the new slot, with a reference of the batch's own (it must not be used anew while its write is in flight); NO_SLOT: settled */
+	slot_t old_slot; /* held an equal copy when the page was last filled; the batch holds a reference, or NO_SLOT */
+};
+
+struct batch {
+	enum batch_state state; /* guarded by writeback.lock */
+	struct address_space *as;
+	uint32_t nr_pages;
+	uint32_t writes_pending;
+	int error;
+	struct batch_page pages[BATCH_PAGES];
+	uint8_t *buffer; /* BATCH_PAGES pages, page aligned */
+};
+
+struct writeback;
+
+/* nr_batches buffers of 1 MiB. 0 or -errno. */
+int writeback_new(struct pager *pager, uint32_t nr_batches, struct writeback **ret_wb);
+
+/* Waits for the writes in flight. */
+void writeback_free(struct writeback *wb);
+
+/* Reclaim thread. A free batch in state BATCH_MOVING with one reference on as; waits for writes when all are busy. */
+struct batch *writeback_take(struct writeback *wb, struct address_space *as);
+
+/* Reclaim thread. Gives back a batch that came to nothing. */
+void writeback_return(struct writeback *wb, struct batch *batch);
+
+/* Reclaim thread. The buffer is complete: faults may be served from it from now on. */
+void writeback_captured(struct writeback *wb, struct batch *batch);
+
+/*
+ * Reclaim thread. Checksums the pages; those that are all zero or equal to their old slot are settled without a write; submits the rest.
+ * The batch is freed when its writes are done.
+ */
+void writeback_submit(struct writeback *wb, struct batch *batch);
+
+/* Reclaim thread. Collects finished writes; with wait, waits for one when any is in flight. */
+void writeback_reap(struct writeback *wb, bool wait);
+
+/* True once a write has failed: the swap file takes nothing more. */
+bool writeback_has_failed(struct writeback *wb);
+
+/* Any thread. 1: the slot's content was copied to page; 0: no batch has it (it is in the file); -EAGAIN: not captured yet, ask again. */
+int writeback_find(struct writeback *wb, slot_t slot, void *page);

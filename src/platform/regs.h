@@ -1,0 +1,28 @@
+/*
+ * General registers of a stopped tracee, as far as remote system calls need them. Each architecture has its own regs.h with the same
+ * functions:
+ *
+ *   regs_read, regs_write      whole set, 0 or -errno (-ENOTSUP: a 32-bit program)
+ *   regs_pc                    program counter
+ *   regs_in_syscall            the number of the interrupted system call, or -1 when the thread was in user code
+ *   regs_result                what that call is about to return
+ *   regs_set_pc                continues at another address
+ *   regs_set_syscall           makes the thread execute one call at a given syscall instruction; no restart logic runs
+ *   regs_restart_syscall       makes the interrupted call start again with its arguments; false where they are lost
+ */
+#pragma once
+
+#include <elf.h>
+#include <errno.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+
+#include "base/types.h"
+
+#if defined(__x86_64__)
+#include "platform/arch/x86_64/regs.h"
+#elif defined(__aarch64__)
+#include "platform/arch/aarch64/regs.h"
+#else
+#error "membox knows x86_64 and aarch64"
+#endif

@@ -1,0 +1,107 @@
+#include "reclaim/charge.h"
+
+#include <assert.h>
+
+void charge_init(struct charge *charge, uint64_t limit_pages)
+{
+	*charge = (struct charge){.limit = limit_pages};
+	lock_init(&charge->lock, LOCK_CHARGE);
+}
+
+static uint64_t usage_locked(const struct charge *charge)
+{
+	uint64_t up = charge->sampled + charge->committed - charge->committed_at_sample + charge->reserved;
+	uint64_t down = charge->uncharged - charge->uncharged_at_sample;
+	return up > down ? up - down : 0;
+}
+
+void charge_set_limit(struct charge *charge, uint64_t limit_pages)
+{
+	lock_take(&charge->lock);
+	charge->limit = limit_pages;
+	lock_drop(&charge->lock);
+}
+
+uint64_t charge_prepare(struct charge *charge, uint64_t need, uint64_t want, bool count_failure)
+{
+	uint64_t granted = 0;
+	lock_take(&charge->lock);
+	uint64_t usage = usage_locked(charge);
+	uint64_t room = usage < charge->limit ? charge->limit - usage : 0;
+	if (room >= need)
+		granted = MIN_OF(room, want);
+	else if (count_failure)
+		charge->failcnt++;
+	charge->reserved += granted;
+	lock_drop(&charge->lock);
+	return granted;
+}
+
+void charge_prepare_forced(struct charge *charge, uint64_t pages)
+{
+	lock_take(&charge->lock);
+	charge->reserved += pages;
+	lock_drop(&charge->lock);
+}
+
+void charge_commit(struct charge *charge, uint64_t pages)
+{
+	lock_take(&charge->lock);
+	assert(charge->reserved >= pages);
+	charge->reserved -= pages;
+	charge->committed += pages;
+	lock_drop(&charge->lock);
+}
+
+void charge_cancel(struct charge *charge, uint64_t pages)
+{
+	lock_take(&charge->lock);
+	assert(charge->reserved >= pages);
+	charge->reserved -= pages;
+	lock_drop(&charge->lock);
+}
+
+void charge_uncharge(struct charge *charge, uint64_t pages)
+{
+	lock_take(&charge->lock);
+	charge->uncharged += pages;
+	lock_drop(&charge->lock);
+}
+
+struct charge_sample charge_sample_begin(struct charge *charge)
+{
+	lock_take(&charge->lock);
+	struct charge_sample sample = {.committed = charge->committed};
+	lock_drop(&charge->lock);
+	return sample;
+}
+
+uint64_t charge_sample_end(struct charge *charge, struct charge_sample sample, uint64_t rss_pages)
+{
+	lock_take(&charge->lock);
+	uint64_t expected = usage_locked(charge);
+	charge->sampled = rss_pages;
+	charge->committed_at_sample = sample.committed;
+	charge->uncharged_at_sample = charge->uncharged;
+	if (rss_pages > charge->max_usage)
+		charge->max_usage = rss_pages;
+	uint64_t now = usage_locked(charge);
+	lock_drop(&charge->lock);
+	return now > expected ? now - expected : 0;
+}
+
+uint64_t charge_usage(struct charge *charge)
+{
+	lock_take(&charge->lock);
+	uint64_t usage = usage_locked(charge);
+	lock_drop(&charge->lock);
+	return usage;
+}
+
+uint64_t charge_limit(struct charge *charge)
+{
+	lock_take(&charge->lock);
+	uint64_t limit = charge->limit;
+	lock_drop(&charge->lock);
+	return limit;
+}

@@ -1,0 +1,59 @@
+/*
+ * Two-stage charging of a container (LINEAGE A3): prepare before a page exists, then commit when it is mapped, or cancel when somebody
+ * else mapped it first. Pure: no system calls, no clock. Units are pages. Thread-safe by one lock of rank LOCK_CHARGE.
+ *
+ *   usage = sampled + committed since the sample + reserved - uncharged since the sample
+ *
+ * What the program maps without asking (mappings that are not registered yet, copy-on-write after fork, file pages) shows up in the
+ * next sample. A sample is taken in two halves around reading the kernel's figures so that a page committed meanwhile is counted
+ * twice for one sample at most, and a page uncharged meanwhile is not subtracted twice: usage errs to the high side.
+ */
+#pragma once
+
+#include "base/lock.h"
+#include "base/types.h"
+
+struct charge {
+	struct lock lock;
+	uint64_t limit;     /* pages */
+	uint64_t sampled;   /* the kernel's figure at the last sample */
+	uint64_t reserved;  /* prepared, neither committed nor cancelled */
+	uint64_t committed; /* ever */
+	uint64_t uncharged; /* ever */
+	uint64_t committed_at_sample, uncharged_at_sample;
+	uint64_t max_usage; /* highest sample */
+	uint64_t failcnt;   /* prepares that hit the limit */
+};
+
+void charge_init(struct charge *charge, uint64_t limit_pages);
+void charge_set_limit(struct charge *charge, uint64_t limit_pages);
+
+/*
+ * Reserves up to `want` pages, at least `need`; returns how many (0: the limit does not leave room for `need`, counted in failcnt when
+ * count_failure). The caller owns the reservation until commit or cancel.
+ */
+uint64_t charge_prepare(struct charge *charge, uint64_t need, uint64_t want, bool count_failure);
+
+/* Reserves without looking at the limit: for the agent's own faults and for progress when nothing more can be reclaimed. */
+void charge_prepare_forced(struct charge *charge, uint64_t pages);
+
+void charge_commit(struct charge *charge, uint64_t pages);
+void charge_cancel(struct charge *charge, uint64_t pages);
+
+/* Pages left memory by eviction. */
+void charge_uncharge(struct charge *charge, uint64_t pages);
+
+struct charge_sample {
+	uint64_t committed;
+};
+
+struct charge_sample charge_sample_begin(struct charge *charge);
+
+/*
+ * rss_pages was read between the two calls. Returns by how many pages usage exceeds what charging had expected: growth that
+ * nobody asked for.
+ */
+uint64_t charge_sample_end(struct charge *charge, struct charge_sample sample, uint64_t rss_pages);
+
+uint64_t charge_usage(struct charge *charge);
+uint64_t charge_limit(struct charge *charge);
