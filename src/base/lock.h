@@ -11,6 +11,7 @@ enum lock_rank {
 	LOCK_CONTAINER = 1, /* the container's member list */
 	LOCK_AGENT,         /* one user of an agent's ring and staging */
 	LOCK_LAYOUT,        /* one address space: shadow table, userfaultfd messages, MOVE */
+	LOCK_FAULT_THREAD,  /* the list of address spaces a fault thread serves; taken under a layout lock when a program forks */
 	LOCK_WRITEBACK,     /* batches on their way to the swap file */
 	LOCK_CHARGE,        /* usage figures */
 	LOCK_SWAP,          /* slot allocator */

@@ -1,0 +1,119 @@
+#include "pager/events.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "pager/fault_thread.h"
+#include "platform/pagemap.h"
+#include "platform/userfaultfd.h"
+
+/*
+ * The program forked; it waits until this message is read, so nothing of the parent's table changes while it is copied (layout lock),
+ * and the child cannot be served before it is attached. When memory for the copy is missing there is no way to serve the child.
+ */
+static void apply_fork(struct address_space *parent, int child_uffd)
+{
+	struct pager *pager = parent->pager;
+	struct address_space *child = address_space_fork(parent, child_uffd);
+	if (!child) {
+		pager->callbacks.fatal(pager->callbacks.context, "no memory for the page table of a forked process");
+		return;
+	}
+	child->thread = parent->thread;
+	if (fault_thread_attach(parent->thread, child) < 0) {
+		pager->callbacks.fatal(pager->callbacks.context, "cannot serve the faults of a forked process");
+		address_space_put(child);
+		return;
+	}
+	pager->callbacks.forked(pager->callbacks.context, child);
+}
+
+struct move_context {
+	struct pager *pager;
+	int64_t distance;
+};
+
+static void move_entry(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context)
+{
+	struct move_context *move = context;
+	remote_addr_t to = addr + (uint64_t)move->distance;
+	shadow_entry_t stale = shadow_get(shadow, to);
+	if (entry_slot(stale) != NO_SLOT)
+		swap_put(move->pager->swap, entry_slot(stale));
+	shadow_set(shadow, addr, 0);
+	shadow_set(shadow, to, 0);
+	if (!shadow_set(shadow, to, entry & ~ENTRY_LOADING)) /* a read in flight finds its page gone; the next fault starts anew */
+		move->pager->callbacks.fatal(move->pager->callbacks.context, "no memory for the page table of a moved mapping");
+}
+
+/* mremap moved [from, from + len) to `to`. Destination entries without a source entry are left as they are (FACTS rule 6). */
+static void apply_remap(struct address_space *as, remote_addr_t from, remote_addr_t to, uint64_t len)
+{
+	struct move_context move = {.pager = as->pager, .distance = (int64_t)(to - from)};
+	shadow_for_each(as->shadow, from, from + len, move_entry, &move);
+}
+
+/*
+ * madvise(DONTNEED or FREE): the slots go at once, but the program's own zap comes only after this message was read, or, for FREE, never.
+ * A page that is still present must not be evicted until it has been filled again by a fault, or its old content could come back.
+ */
+static void apply_remove(struct address_space *as, remote_addr_t start, remote_addr_t end)
+{
+	struct page_run runs[64];
+	struct pagemap_query query = {.start = start, .end = end, .require = PAGE_PRESENT, .forbid = PAGE_FILE, .report = PAGE_PRESENT};
+	address_space_forget(as, start, end);
+	while (as->pagemap >= 0 && query.start < end) {
+		int n = pagemap_scan(as->pagemap, &query, runs, ARRAY_LEN(runs), &query.start);
+		for (int i = 0; i < n; i++)
+			for (remote_addr_t page = runs[i].start; page < runs[i].end; page += PAGE_BYTES)
+				shadow_set(as->shadow, page, ENTRY_REMOVED);
+		if (n < 0)
+			break;
+	}
+}
+
+void events_apply(struct address_space *as, const struct uffd_msg *msg)
+{
+	switch (msg->event) {
+	case UFFD_EVENT_FORK:
+		apply_fork(as, (int)msg->arg.fork.ufd);
+		break;
+	case UFFD_EVENT_REMAP:
+		apply_remap(as, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len);
+		break;
+	case UFFD_EVENT_REMOVE:
+		apply_remove(as, msg->arg.remove.start, msg->arg.remove.end);
+		break;
+	case UFFD_EVENT_UNMAP:
+		address_space_forget(as, msg->arg.remove.start, msg->arg.remove.end);
+		break;
+	default:
+		log_error("unknown userfaultfd event %#x", msg->event);
+	}
+}
+
+void events_wipe_on_fork(struct address_space *child, pid_t tid)
+{
+	char path[64], line[512];
+	unsigned long long start = 0, end = 0;
+	child->wipe_unchecked = false;
+	snprintf(path, sizeof(path), "/proc/%d/smaps", tid);
+	_cleanup_fclose_ FILE *smaps = fopen(path, "re");
+	if (!smaps) {
+		log_debug("cannot read %s: a fork's child may see ranges that it asked to be wiped", path);
+		return;
+	}
+	while (fgets(line, sizeof(line), smaps)) {
+		unsigned long long a, b;
+		char rest;
+		if (sscanf(line, "%llx-%llx %c", &a, &b, &rest) == 3) {
+			start = a;
+			end = b;
+		} else if (!strncmp(line, "VmFlags:", 8) && strstr(line, " wf")) {
+			address_space_forget(child, start, end);
+		}
+	}
+}

@@ -1,0 +1,473 @@
+/*
+ * One eviction, in the order that keeps it right whatever the program does meanwhile (FACTS sections 2 and 4):
+ *
+ *   under the layout lock
+ *     1 pin the pages that thread exit writes to
+ *     2 choose runs of resident pages (PAGEMAP_SCAN from the clock hand), take slots for them
+ *     3 agent: MOVE them to stage 1 on the program's userfaultfd, which refuses while an event is unread, then on to stage 2
+ *     4 look at the staging ranges: PRESENT there means moved, whatever the ioctl said
+ *     5 record the slots (STAGED); from now on a fault finds the page through the batch
+ *   outside the lock
+ *     6 read stage 2 into the batch, discard stage 2
+ *     7 checksum, settle zero and clean pages, write
+ *
+ * Who else can be there: threads of the program touch, unmap and fork at any moment. A touch of a page between 3 and 5 raises a fault whose message
+ * is read under the same lock, so after 5. An unmap, remap, discard or fork either came before 3 and is unread (MOVE refuses) or comes after
+ * and is applied after 5. A thread created after 1 whose record was captured is found by looking at the threads again in 5.
+ */
+#include "pager/evict.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "pager/registration.h"
+#include "pager/writeback.h"
+#include "platform/pagemap.h"
+#include "platform/process.h"
+#include "platform/userfaultfd.h"
+#include "reclaim/clock.h"
+
+#define ADDRESS_END (1ull << 47)
+#define MAX_RUNS 96              /* MOVE operations in one transaction: bounds how long the lock is held when memory is scattered */
+#define MAX_LOOKED_AT 16384      /* resident pages passed by in one transaction */
+#define IDLE_REVOLUTIONS 5       /* one more than the highest age: then every page has been passed at age 0 */
+#define MAX_BUSY_PAGES 256       /* pages whose sharing is broken in one go */
+
+struct run {
+	remote_addr_t start;
+	uint32_t nr_pages;
+};
+
+struct transaction {
+	struct address_space *as;
+	struct batch *batch;
+	uint32_t want;
+	uint32_t looked_at;
+	uint32_t removed;
+	struct run runs[MAX_RUNS];
+	uint32_t nr_runs, nr_pages;
+	struct agent_op ops[MAX_RUNS + 1];
+	struct run busy; /* shared by fork or pinned; nr_pages 0: none */
+	bool swap_full, wrapped;
+};
+
+static bool is_skipped(const struct address_space *as, remote_addr_t addr, remote_addr_t *ret_end)
+{
+	for (uint32_t i = 0; i < as->nr_skips; i++) {
+		if (addr >= as->skip[i].start && addr < as->skip[i].end) {
+			*ret_end = as->skip[i].end;
+			return true;
+		}
+	}
+	return false;
+}
+
+static void skip_range(struct address_space *as, remote_addr_t start, remote_addr_t end)
+{
+	if (as->nr_skips && as->skip[as->nr_skips - 1].end == start)
+		as->skip[as->nr_skips - 1].end = end;
+	else if (as->nr_skips < MAX_SKIPS)
+		as->skip[as->nr_skips++] = (struct range){start, end};
+}
+
+static bool was_used_just_now(const struct address_space *as, shadow_entry_t entry)
+{
+	return entry_state(entry) == STATE_RESIDENT && (uint8_t)(as->fills / 16 - entry_epoch(entry)) < 2;
+}
+
+/* True when the page is to leave now; takes one off the age of an active page. */
+static bool is_candidate(struct transaction *t, remote_addr_t page)
+{
+	struct address_space *as = t->as;
+	shadow_entry_t entry = shadow_get(as->shadow, page);
+	unsigned age = entry_age(entry);
+	if (entry & ENTRY_REMOVED)
+		t->removed++;
+	if (entry & (ENTRY_PINNED | ENTRY_REMOVED | ENTRY_LOADING) || entry_is_evicted(entry) || was_used_just_now(as, entry))
+		return false;
+	if (clock_hand_passes(age, &age))
+		return true;
+	shadow_set(as->shadow, page, entry_with_age(entry, age));
+	return false;
+}
+
+static bool append_page(struct transaction *t, remote_addr_t page, bool continues)
+{
+	if (continues && t->nr_runs) {
+		t->runs[t->nr_runs - 1].nr_pages++;
+	} else {
+		if (t->nr_runs == MAX_RUNS)
+			return false;
+		t->runs[t->nr_runs++] = (struct run){page, 1};
+	}
+	t->nr_pages++;
+	return true;
+}
+
+/* Takes candidates from one run of resident pages; returns the address where looking stopped. */
+static remote_addr_t choose_in_run(struct transaction *t, remote_addr_t start, remote_addr_t end)
+{
+	struct address_space *as = t->as;
+	remote_addr_t last = 0, skip_end;
+	const struct range *range = NULL;
+	for (remote_addr_t page = start; page < end; page += PAGE_BYTES) {
+		if (t->nr_pages == t->want)
+			return page;
+		if (page - as->agent->base < as->agent->size) {
+			page = as->agent->base + as->agent->size - PAGE_BYTES;
+			continue;
+		}
+		if (page == as->sentinel)
+			continue;
+		if (is_skipped(as, page, &skip_end)) {
+			page = skip_end - PAGE_BYTES;
+			continue;
+		}
+		t->looked_at++;
+		if (!is_candidate(t, page))
+			continue;
+		/* A MOVE must not cross from one mapping to the next, nor a page table that a large page would have to be split for. */
+		bool same_mapping = range && page < range->end;
+		if (!same_mapping)
+			range = range_list_find(&as->ranges, page);
+		if (!append_page(t, page, last && same_mapping && page == last + PAGE_BYTES))
+			return page;
+		last = page;
+	}
+	return end;
+}
+
+/* Moves the hand until enough candidates are found, a whole revolution has been made, or enough pages have been looked at. */
+static int choose(struct transaction *t)
+{
+	struct address_space *as = t->as;
+	struct page_run runs[128];
+	remote_addr_t stop_at = as->hand;
+	while (t->nr_pages < t->want && t->nr_runs < MAX_RUNS && t->looked_at < MAX_LOOKED_AT) {
+		struct pagemap_query query = {.start = as->hand,
+					      .end = t->wrapped ? stop_at : ADDRESS_END,
+					      .require = PAGE_PRESENT | PAGE_WP_ALLOWED,
+					      .forbid = PAGE_FILE | PAGE_ZERO,
+					      .report = PAGE_PRESENT,
+					      .max_pages = 1024};
+		uint64_t walked = query.end;
+		int n = query.start < query.end ? pagemap_scan(as->pagemap, &query, runs, ARRAY_LEN(runs), &walked) : 0;
+		if (n < 0)
+			return n;
+		as->hand = walked;
+		for (int i = 0; i < n; i++) {
+			remote_addr_t stopped = choose_in_run(t, runs[i].start, runs[i].end);
+			if (stopped < runs[i].end) {
+				as->hand = stopped;
+				return 0;
+			}
+		}
+		if (walked < query.end)
+			continue;
+		if (t->wrapped)
+			return 0;
+		t->wrapped = true;
+		as->hand = 0;
+		as->nr_skips = 0;
+		as->revolutions_idle++;
+	}
+	return 0;
+}
+
+/* Gives every chosen page a slot of its own; drops candidates for which there is none. */
+static void take_slots(struct transaction *t)
+{
+	struct batch *batch = t->batch;
+	uint32_t got = 0;
+	while (got < t->nr_pages) {
+		slot_t first;
+		uint32_t nr;
+		if (swap_alloc(t->as->pager->swap, t->nr_pages - got, &first, &nr) < 0) {
+			t->swap_full = true;
+			break;
+		}
+		for (uint32_t i = 0; i < nr; i++)
+			batch->pages[got++] = (struct batch_page){.slot = first + i};
+	}
+	while (t->nr_pages > got) {
+		struct run *last = &t->runs[t->nr_runs - 1];
+		uint32_t cut = MIN_OF(t->nr_pages - got, last->nr_pages);
+		last->nr_pages -= cut;
+		t->nr_pages -= cut;
+		if (!last->nr_pages)
+			t->nr_runs--;
+	}
+	uint32_t k = 0;
+	for (uint32_t r = 0; r < t->nr_runs; r++)
+		for (uint32_t i = 0; i < t->runs[r].nr_pages; i++)
+			batch->pages[k++].addr = t->runs[r].start + (uint64_t)i * PAGE_BYTES;
+}
+
+static void build_operations(struct transaction *t)
+{
+	const struct agent *agent = t->as->agent;
+	uint64_t offset = 0;
+	for (uint32_t r = 0; r < t->nr_runs; r++) {
+		uint64_t len = (uint64_t)t->runs[r].nr_pages * PAGE_BYTES;
+		t->ops[r] = (struct agent_op){
+			.opcode = AGENT_MOVE_IN, .dst = agent->stage1 + offset, .src = t->runs[r].start, .len = len};
+		offset += len;
+	}
+	t->ops[t->nr_runs] =
+		(struct agent_op){.opcode = AGENT_MOVE_ON, .dst = agent->stage2, .src = agent->stage1, .len = offset};
+}
+
+/* Marks in present[] which of the first nr pages of a staging range are there. */
+static int look_at_stage(const struct address_space *as, remote_addr_t stage, uint32_t nr, bool *present)
+{
+	struct page_run runs[BATCH_PAGES];
+	uint64_t walked;
+	struct pagemap_query query = {
+		.start = stage, .end = stage + (uint64_t)nr * PAGE_BYTES, .require = PAGE_PRESENT, .report = PAGE_PRESENT};
+	int n = pagemap_scan(as->pagemap, &query, runs, ARRAY_LEN(runs), &walked);
+	memset(present, 0, nr * sizeof(*present));
+	for (int i = 0; i < n; i++)
+		for (uint64_t page = runs[i].start; page < runs[i].end; page += PAGE_BYTES)
+			present[(page - stage) / PAGE_BYTES] = true;
+	return n;
+}
+
+/*
+ * A page that did not go on to stage 2 (busy for a moment): try again, then back to where it came from. A page that can go neither way
+ * would be lost: the caller kills the container.
+ */
+static int clear_stage1(struct transaction *t)
+{
+	struct address_space *as = t->as;
+	bool present[BATCH_PAGES];
+	for (int attempt = 0; attempt < 100; attempt++) {
+		int left = look_at_stage(as, as->agent->stage1, t->nr_pages, present);
+		if (left <= 0)
+			return left;
+		for (uint32_t i = 0; i < t->nr_pages; i++) {
+			if (!present[i])
+				continue;
+			remote_addr_t stage1 = as->agent->stage1 + (uint64_t)i * PAGE_BYTES;
+			struct agent_op op = {.opcode = AGENT_MOVE_ON,
+					      .dst = as->agent->stage2 + (uint64_t)i * PAGE_BYTES,
+					      .src = stage1,
+					      .len = PAGE_BYTES};
+			if (attempt % 2)
+				op = (struct agent_op){
+					.opcode = AGENT_MOVE_IN, .dst = t->batch->pages[i].addr, .src = stage1, .len = PAGE_BYTES};
+			if (agent_execute(as->agent, &op, 1) < 0)
+				return -EPIPE;
+			if (attempt % 2)
+				uffd_wake(as->uffd, t->batch->pages[i].addr, PAGE_BYTES);
+		}
+	}
+	return -EBUSY;
+}
+
+/* What the agent reported for runs that did not move decides where not to look again soon. Hints only. */
+static void note_refusals(struct transaction *t, const bool *moved)
+{
+	struct address_space *as = t->as;
+	uint32_t k = 0;
+	for (uint32_t r = 0; r < t->nr_runs; k += t->runs[r].nr_pages, r++) {
+		const struct run *run = &t->runs[r];
+		uint32_t done = 0;
+		while (done < run->nr_pages && moved[k + done])
+			done++;
+		if (done == run->nr_pages)
+			continue;
+		remote_addr_t start = run->start + (uint64_t)done * PAGE_BYTES;
+		remote_addr_t end = run->start + (uint64_t)run->nr_pages * PAGE_BYTES;
+		if (t->ops[r].result == -EINVAL) {
+			skip_range(as, start, end);
+		} else if (t->ops[r].result != -EAGAIN && t->ops[r].result != -ENOENT) {
+			if (start >= as->populated.start && start < as->populated.end)
+				skip_range(as, start, start + PAGE_BYTES);
+			else if (!t->busy.nr_pages)
+				t->busy = (struct run){start, MIN_OF((uint32_t)((end - start) / PAGE_BYTES), MAX_BUSY_PAGES)};
+		}
+	}
+}
+
+static void record_one(struct transaction *t, struct batch_page *page)
+{
+	struct address_space *as = t->as;
+	shadow_entry_t entry = shadow_get(as->shadow, page->addr);
+	page->old_slot = entry_slot(entry);
+	swap_get(as->pager->swap, page->slot); /* the entry's; the first reference is the batch's */
+	shadow_set(as->shadow, page->addr, entry_make(STATE_STAGED, page->slot, 0, pager_epoch(as->pager), entry & ENTRY_PINNED));
+}
+
+/* Steps 4 and 5. Returns how many pages were captured, or -errno. */
+static int record(struct transaction *t)
+{
+	struct address_space *as = t->as;
+	struct batch *batch = t->batch;
+	bool moved[BATCH_PAGES];
+	int r = clear_stage1(t);
+	if (r == 0)
+		r = look_at_stage(as, as->agent->stage2, t->nr_pages, moved);
+	if (r < 0)
+		return r;
+	note_refusals(t, moved);
+	int captured = 0;
+	for (uint32_t i = 0; i < t->nr_pages; i++) {
+		if (moved[i]) {
+			record_one(t, &batch->pages[i]);
+			captured++;
+		} else {
+			swap_put(as->pager->swap, batch->pages[i].slot);
+			batch->pages[i].slot = NO_SLOT;
+		}
+	}
+	/* The batch's page list becomes visible to faults with its length; until the content is there they are told to ask again. */
+	batch->nr_pages = t->nr_pages;
+	registration_pin_threads(as);
+	return captured;
+}
+
+/* Step 6. Stage 2 is left empty. */
+static int capture(struct transaction *t)
+{
+	struct address_space *as = t->as;
+	struct batch *batch = t->batch;
+	for (uint32_t i = 0, nr; i < batch->nr_pages; i += nr) {
+		nr = 1;
+		if (batch->pages[i].slot == NO_SLOT)
+			continue;
+		while (i + nr < batch->nr_pages && batch->pages[i + nr].slot != NO_SLOT)
+			nr++;
+		int r = process_read(as->agent->pid, as->agent->stage2 + (uint64_t)i * PAGE_BYTES, batch->buffer + i * PAGE_BYTES,
+				     (size_t)nr * PAGE_BYTES);
+		if (r < 0)
+			return r;
+	}
+	struct agent_op discard = {
+		.opcode = AGENT_DISCARD, .dst = as->agent->stage2, .len = (uint64_t)batch->nr_pages * PAGE_BYTES};
+	return agent_execute(as->agent, &discard, 1);
+}
+
+/* A page that became a thread's record while it was leaving goes back before that thread can end and lose the kernel's last write. */
+static void put_pinned_back(struct transaction *t)
+{
+	struct address_space *as = t->as;
+	struct batch *batch = t->batch;
+	lock_take(&as->layout);
+	for (uint32_t i = 0; i < batch->nr_pages; i++) {
+		const struct batch_page *page = &batch->pages[i];
+		shadow_entry_t entry = page->slot != NO_SLOT ? shadow_get(as->shadow, page->addr) : 0;
+		if (!(entry & ENTRY_PINNED) || entry_state(entry) != STATE_STAGED || entry_slot(entry) != page->slot)
+			continue;
+		uint64_t done;
+		uffd_copy(as->uffd, page->addr, batch->buffer + i * PAGE_BYTES, PAGE_BYTES, true, &done);
+		if (!done) /* an event is unread: the next look at the threads tries again through the fault path */
+			continue;
+		charge_prepare_forced(as->pager->charge, 1);
+		charge_commit(as->pager->charge, 1);
+		shadow_set(as->shadow, page->addr, entry_make(STATE_RESIDENT, page->slot, 0, 0, ENTRY_PINNED));
+	}
+	lock_drop(&as->layout);
+}
+
+/* Without the layout lock: breaking sharing writes to the pages, and one that went away meanwhile raises a fault of the agent. */
+static void break_sharing(struct transaction *t)
+{
+	struct address_space *as = t->as;
+	struct agent_op op = {
+		.opcode = AGENT_POPULATE_WRITE, .dst = t->busy.start, .len = (uint64_t)t->busy.nr_pages * PAGE_BYTES};
+	agent_execute(as->agent, &op, 1);
+	lock_take(&as->layout);
+	as->populated = (struct range){op.dst, op.dst + op.len};
+	as->hand = op.dst;
+	lock_drop(&as->layout);
+}
+
+static void fatal(struct transaction *t, int error)
+{
+	struct pager *pager = t->as->pager;
+	if (atomic_load(&t->as->dead) || uffd_is_dead(t->as->uffd, t->as->agent->base))
+		return;
+	log_debug("eviction from pid %d failed: %s", t->as->pid, strerror(-error));
+	pager->callbacks.fatal(pager->callbacks.context, error == -EPIPE ? "the agent of a process was killed while it held pages"
+									   : "pages that left memory could not be read");
+}
+
+static void finish(struct transaction *t, int captured, struct evict_result *result)
+{
+	struct pager *pager = t->as->pager;
+	int r = capture(t);
+	if (r < 0) { /* the pages are gone with the program, or the program has to go with them */
+		fatal(t, r);
+		result->cannot = true;
+		return;
+	}
+	writeback_captured(pager->writeback, t->batch);
+	put_pinned_back(t);
+	charge_uncharge(pager->charge, (uint64_t)captured);
+	atomic_fetch_add(&pager->evicted, (uint64_t)captured);
+	stat_add(pager->stats, rss_reclaimed, captured);
+	writeback_submit(pager->writeback, t->batch);
+	t->batch = NULL;
+	result->evicted = (uint32_t)captured;
+}
+
+/* Steps 1 to 5. Returns the number of captured pages or -errno. Layout lock held. */
+static int move_out(struct transaction *t)
+{
+	struct address_space *as = t->as;
+	if (uffd_event_pending(as->uffd))
+		return -EAGAIN;
+	registration_pin_threads(as);
+	int r = choose(t);
+	if (r < 0 || !t->nr_pages)
+		return r;
+	take_slots(t);
+	if (!t->nr_pages)
+		return 0;
+	build_operations(t);
+	r = agent_execute(as->agent, t->ops, t->nr_runs + 1);
+	return r < 0 ? r : record(t);
+}
+
+static void transact(struct transaction *t, struct evict_result *result)
+{
+	struct address_space *as = t->as;
+	lock_take(&as->layout);
+	int r = move_out(t);
+	if (r > 0)
+		as->revolutions_idle = 0;
+	result->dry = r == 0 && as->revolutions_idle >= IDLE_REVOLUTIONS;
+	if (result->dry)
+		as->revolutions_idle = 0;
+	lock_drop(&as->layout);
+	result->swap_full = t->swap_full;
+	result->removed = t->removed;
+	if (r > 0)
+		finish(t, r, result);
+	else if (r < 0)
+		result->cannot = true;
+	if (r == -EPIPE || r == -EBUSY)
+		fatal(t, r);
+	if (t->busy.nr_pages && r >= 0 && !result->cannot)
+		break_sharing(t);
+}
+
+struct evict_result evict_pages(struct address_space *as, uint32_t want)
+{
+	struct evict_result result = {0};
+	static _Thread_local struct transaction t;
+	lock_take(&as->agent_lock);
+	if (!as->agent || as->pagemap < 0 || atomic_load(&as->dead)) {
+		lock_drop(&as->agent_lock);
+		result.cannot = true;
+		return result;
+	}
+	t = (struct transaction){.as = as, .want = MIN_OF(want, BATCH_PAGES)};
+	t.batch = writeback_take(as->pager->writeback, as);
+	transact(&t, &result);
+	if (t.batch)
+		writeback_return(as->pager->writeback, t.batch);
+	lock_drop(&as->agent_lock);
+	return result;
+}

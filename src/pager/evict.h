@@ -1,0 +1,15 @@
+/* The evict transaction: pages leave an address space through the agent's staging ranges into a write-back batch. */
+#pragma once
+
+#include "pager/address_space.h"
+
+struct evict_result {
+	uint32_t evicted;     /* pages that left memory */
+	bool swap_full;       /* no slot was to be had */
+	bool cannot;          /* not now: no agent, memory gone, or an event is unread; no statement about its pages */
+	bool dry;             /* several revolutions of the hand found nothing to take */
+	uint32_t removed;     /* candidates passed over because a REMOVE was announced for them */
+};
+
+/* Evicts up to `want` pages (at most a batch). Reclaim thread only; takes agent and layout lock. */
+struct evict_result evict_pages(struct address_space *as, uint32_t want);

@@ -1,0 +1,304 @@
+#include "pager/fault_thread.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "pager/events.h"
+#include "pager/fault.h"
+#include "platform/scheduling.h"
+#include "platform/userfaultfd.h"
+
+#define SPIN_NS 50000ull         /* after the last piece of work, before sleeping */
+#define RETRY_MS 1               /* while faults wait for something that no descriptor announces */
+#define MESSAGES_AT_ONCE 16
+#define MAX_HOT 4                /* address spaces polled while spinning */
+#define LOOK_AROUND 32           /* every so many spins epoll is asked about the others */
+
+struct fault_thread {
+	struct pager *pager;
+	pthread_t thread;
+	int epoll, wake; /* wake: eventfd */
+	_Atomic bool stop, purge;
+	struct lock lock; /* LOCK_FAULT_THREAD: the list of attached address spaces */
+	struct address_space *attached;
+
+	/* The thread's own. */
+	struct fault_context context;
+	struct fault *deferred; /* each holds a reference on its address space */
+	uint32_t nr_deferred, deferred_capacity;
+	struct address_space *hot[MAX_HOT];
+	uint32_t next_hot;
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+static void defer(struct fault_thread *thread, const struct fault *fault)
+{
+	if (thread->nr_deferred == thread->deferred_capacity) {
+		uint32_t capacity = thread->deferred_capacity ? thread->deferred_capacity * 2 : 64;
+		struct fault *bigger = reallocarray(thread->deferred, capacity, sizeof(*bigger));
+		if (!bigger) { /* the thread of the program faults again when woken: nothing is lost */
+			uffd_wake(fault->as->uffd, fault->page, PAGE_BYTES);
+			address_space_put(fault->as);
+			return;
+		}
+		thread->deferred = bigger;
+		thread->deferred_capacity = capacity;
+	}
+	thread->deferred[thread->nr_deferred++] = *fault;
+}
+
+/* Layout lock held. */
+static void serve_fault(struct fault_thread *thread, struct address_space *as, const struct uffd_msg *msg)
+{
+	struct fault fault = {.as = as,
+			      .page = page_floor(msg->arg.pagefault.address),
+			      .tid = (pid_t)msg->arg.pagefault.feat.ptid,
+			      .write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE};
+	stat_add(thread->pager->stats, faults, 1);
+	if (as->wipe_unchecked)
+		events_wipe_on_fork(as, fault.tid);
+	if (entry_is_evicted(shadow_get(as->shadow, fault.page)))
+		stat_add(thread->pager->stats, refaults, 1);
+	if (fault_handle(&thread->context, &fault) == FAULT_DEFERRED) {
+		address_space_get(as);
+		defer(thread, &fault);
+	}
+}
+
+/*
+ * Reads what waits on one userfaultfd. Races: reading an event lets the thread of the program that raised it go on, so reading and applying
+ * happen under one hold of the layout lock, and no MOVE can come between. A read returns faults before older events, so all events of
+ * one read are applied before its faults are served.
+ */
+static int serve(struct fault_thread *thread, struct address_space *as)
+{
+	struct uffd_msg msgs[MESSAGES_AT_ONCE];
+	if (atomic_load_explicit(&as->dead, memory_order_relaxed))
+		return 0;
+	lock_take(&as->layout);
+	int n = uffd_read(as->uffd, msgs, MESSAGES_AT_ONCE);
+	for (int i = 0; i < n; i++)
+		if (msgs[i].event != UFFD_EVENT_PAGEFAULT)
+			events_apply(as, &msgs[i]);
+	for (int i = 0; i < n; i++)
+		if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
+			serve_fault(thread, as, &msgs[i]);
+	lock_drop(&as->layout);
+	return n;
+}
+
+static int retry_deferred(struct fault_thread *thread)
+{
+	int progress = 0;
+	uint32_t nr = thread->nr_deferred;
+	thread->nr_deferred = 0;
+	for (uint32_t i = 0; i < nr; i++) {
+		struct fault fault = thread->deferred[i];
+		enum fault_result result = FAULT_DONE;
+		if (!atomic_load(&fault.as->dead)) {
+			lock_take(&fault.as->layout);
+			result = fault_handle(&thread->context, &fault);
+			lock_drop(&fault.as->layout);
+		}
+		if (result == FAULT_DEFERRED) {
+			thread->deferred[thread->nr_deferred++] = fault; /* never beyond i: in place */
+			continue;
+		}
+		address_space_put(fault.as);
+		progress++;
+	}
+	return progress;
+}
+
+static void make_hot(struct fault_thread *thread, struct address_space *as)
+{
+	for (uint32_t i = 0; i < MAX_HOT; i++)
+		if (thread->hot[i] == as)
+			return;
+	thread->hot[thread->next_hot++ % MAX_HOT] = as;
+}
+
+/* Lets go of dead address spaces. Only this thread does, so no pointer it still uses goes away under it. */
+static void purge_dead(struct fault_thread *thread)
+{
+	struct address_space *dead = NULL;
+	lock_take(&thread->lock);
+	for (struct address_space **link = &thread->attached; *link;) {
+		struct address_space *as = *link;
+		if (!atomic_load(&as->dead)) {
+			link = &as->next_attached;
+			continue;
+		}
+		*link = as->next_attached;
+		as->next_attached = dead;
+		dead = as;
+	}
+	lock_drop(&thread->lock);
+	while (dead) {
+		struct address_space *as = dead;
+		dead = as->next_attached;
+		for (uint32_t i = 0; i < MAX_HOT; i++)
+			if (thread->hot[i] == as)
+				thread->hot[i] = NULL;
+		epoll_ctl(thread->epoll, EPOLL_CTL_DEL, as->uffd, NULL);
+		address_space_put(as);
+	}
+}
+
+/* Asks epoll; serves what is ready. Returns how many messages were served. */
+static int look_around(struct fault_thread *thread, int timeout_ms)
+{
+	struct epoll_event events[32];
+	int served = 0;
+	int n = epoll_wait(thread->epoll, events, ARRAY_LEN(events), timeout_ms);
+	for (int i = 0; i < n; i++) {
+		struct address_space *as = events[i].data.ptr;
+		uint64_t count;
+		if (as == (void *)thread) {
+			if (read(thread->wake, &count, sizeof(count)) < 0 && errno != EAGAIN)
+				log_debug("fault thread: eventfd: errno %d", errno);
+			continue;
+		}
+		if (!as) /* the I/O queue: reaped by the loop */
+			continue;
+		if (events[i].events & (EPOLLERR | EPOLLHUP)) {
+			epoll_ctl(thread->epoll, EPOLL_CTL_DEL, as->uffd, NULL);
+			continue;
+		}
+		served += serve(thread, as);
+		make_hot(thread, as);
+	}
+	return served;
+}
+
+static int work_once(struct fault_thread *thread)
+{
+	int work = fault_reap_loads(&thread->context);
+	for (uint32_t i = 0; i < MAX_HOT; i++)
+		if (thread->hot[i])
+			work += serve(thread, thread->hot[i]);
+	if (thread->nr_deferred)
+		work += retry_deferred(thread);
+	return work;
+}
+
+static void *fault_thread_main(void *argument)
+{
+	struct fault_thread *thread = argument;
+	uint64_t last_work = now_ns();
+	uint32_t spins = 0;
+	scheduling_prefer_latency();
+	while (!atomic_load(&thread->stop)) {
+		if (atomic_exchange(&thread->purge, false))
+			purge_dead(thread);
+		int work = work_once(thread);
+		if (++spins % LOOK_AROUND == 0)
+			work += look_around(thread, 0);
+		uint64_t now = now_ns();
+		if (work) {
+			last_work = now;
+		} else if (now - last_work > SPIN_NS) {
+			bool waiting = thread->nr_deferred || fault_has_loads(&thread->context);
+			if (look_around(thread, waiting ? RETRY_MS : -1))
+				last_work = now_ns();
+		}
+	}
+	return NULL;
+}
+
+static int start(struct fault_thread *thread)
+{
+	thread->epoll = epoll_create1(EPOLL_CLOEXEC);
+	thread->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (thread->epoll < 0 || thread->wake < 0)
+		return -errno;
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = thread};
+	if (epoll_ctl(thread->epoll, EPOLL_CTL_ADD, thread->wake, &event) < 0)
+		return -errno;
+	int r = fault_context_init(&thread->context, thread->pager);
+	if (r < 0)
+		return r;
+	event.data.ptr = NULL;
+	if (thread->context.io && epoll_ctl(thread->epoll, EPOLL_CTL_ADD, swap_io_fd(thread->context.io), &event) < 0)
+		r = -errno;
+	if (r == 0)
+		r = -pthread_create(&thread->thread, NULL, fault_thread_main, thread);
+	if (r < 0)
+		fault_context_release(&thread->context);
+	return r;
+}
+
+static void close_and_free(struct fault_thread *thread)
+{
+	if (thread->epoll >= 0)
+		close(thread->epoll);
+	if (thread->wake >= 0)
+		close(thread->wake);
+	lock_destroy(&thread->lock);
+	free(thread->deferred);
+	free(thread);
+}
+
+int fault_thread_new(struct pager *pager, struct fault_thread **ret_thread)
+{
+	struct fault_thread *thread = calloc(1, sizeof(*thread));
+	if (!thread)
+		return -ENOMEM;
+	thread->pager = pager;
+	lock_init(&thread->lock, LOCK_FAULT_THREAD);
+	int r = start(thread);
+	if (r < 0) {
+		close_and_free(thread);
+		return r;
+	}
+	*ret_thread = thread;
+	return 0;
+}
+
+void fault_thread_free(struct fault_thread *thread)
+{
+	atomic_store(&thread->stop, true);
+	fault_thread_wake(thread);
+	pthread_join(thread->thread, NULL);
+	fault_context_release(&thread->context);
+	for (uint32_t i = 0; i < thread->nr_deferred; i++)
+		address_space_put(thread->deferred[i].as);
+	while (thread->attached) {
+		struct address_space *as = thread->attached;
+		thread->attached = as->next_attached;
+		address_space_put(as);
+	}
+	close_and_free(thread);
+}
+
+int fault_thread_attach(struct fault_thread *thread, struct address_space *as)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = as};
+	as->thread = thread;
+	lock_take(&thread->lock);
+	as->next_attached = thread->attached;
+	thread->attached = address_space_get(as);
+	lock_drop(&thread->lock);
+	return epoll_ctl(thread->epoll, EPOLL_CTL_ADD, as->uffd, &event) < 0 ? -errno : 0;
+}
+
+void fault_thread_wake(struct fault_thread *thread)
+{
+	uint64_t one = 1;
+	atomic_store(&thread->purge, true);
+	if (write(thread->wake, &one, sizeof(one)) < 0)
+		log_debug("fault thread: cannot wake: errno %d", errno); /* only when the counter is full: then it is awake */
+}

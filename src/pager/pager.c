@@ -1,0 +1,46 @@
+#include "pager/pager.h"
+
+#include "pager/address_space.h"
+#include "pager/fault_thread.h"
+#include "pager/writeback.h"
+#include "reclaim/clock.h"
+
+/* Batches in flight: enough to keep a disk busy while the next ones are captured. */
+#define NR_BATCHES 4
+
+int pager_init(struct pager *pager, struct swap *swap, struct stats *stats, struct charge *charge,
+	       const struct pager_callbacks *callbacks)
+{
+	*pager = (struct pager){.swap = swap, .stats = stats, .charge = charge, .callbacks = *callbacks};
+	return swap ? writeback_new(pager, NR_BATCHES, &pager->writeback) : 0;
+}
+
+void pager_release(struct pager *pager)
+{
+	for (uint32_t i = 0; i < pager->nr_threads; i++)
+		fault_thread_free(pager->threads[i]);
+	writeback_free(pager->writeback);
+}
+
+uint8_t pager_epoch(const struct pager *pager)
+{
+	uint64_t unit = MAX_OF(charge_limit(pager->charge) / CLOCK_EPOCHS_PER_MEMORY, 1);
+	return (uint8_t)(atomic_load_explicit(&pager->evicted, memory_order_relaxed) / unit);
+}
+
+int pager_attach(struct pager *pager, struct address_space *as)
+{
+	if (pager->nr_threads < PAGER_MAX_FAULT_THREADS) {
+		int r = fault_thread_new(pager, &pager->threads[pager->nr_threads]);
+		if (r < 0 && !pager->nr_threads)
+			return r;
+		pager->nr_threads += r == 0;
+	}
+	return fault_thread_attach(pager->threads[pager->next_thread++ % pager->nr_threads], as);
+}
+
+void pager_wake(struct pager *pager)
+{
+	for (uint32_t i = 0; i < pager->nr_threads; i++)
+		fault_thread_wake(pager->threads[i]);
+}

@@ -1,0 +1,29 @@
+#include "platform/scheduling.h"
+
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define SLICE_NS 100000ull /* the shortest the kernel grants */
+#define KEEPER_NICE (-10)
+
+struct sched_attributes { /* struct sched_attr, first version */
+	uint32_t size;
+	uint32_t policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime;
+	uint64_t deadline;
+	uint64_t period;
+};
+
+void scheduling_prefer_latency(void)
+{
+	struct sched_attributes attributes = {.size = sizeof(attributes), .nice = KEEPER_NICE, .runtime = SLICE_NS};
+	if (syscall(SYS_sched_setattr, 0, &attributes, 0) == 0)
+		return;
+	attributes.nice = getpriority(PRIO_PROCESS, 0);
+	syscall(SYS_sched_setattr, 0, &attributes, 0);
+}

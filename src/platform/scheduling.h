@@ -1,0 +1,8 @@
+/* How soon the keeper's threads run when they are woken. */
+#pragma once
+
+/*
+ * Asks for a short time slice (sched_setattr(2): sched_runtime of a SCHED_OTHER task, Linux 6.12) and, where the right exists, a better nice
+ * value, for the calling thread: it works little and is waited for. Silently without effect where the kernel does not offer it.
+ */
+void scheduling_prefer_latency(void);
