@@ -160,12 +160,14 @@ static int wait_report(struct tracee *tracee)
 }
 
 /* Sets the thread going until it reports `wanted`. All signals are blocked, but SIGSTOP cannot be: it is put off until the release. */
-static int run_until(struct tracee *tracee, int request, int wanted)
+static int run_until(struct tracee *tracee, int wanted)
 {
 	for (;;) {
+		long r = wanted == STOP_AT_SYSCALL ? ptrace(PTRACE_SYSCALL, tracee->tid, NULL, NULL)
+						   : ptrace(PTRACE_CONT, tracee->tid, NULL, NULL);
 		int report;
 
-		if (ptrace(request, tracee->tid, NULL, NULL) < 0) {
+		if (r < 0) {
 			tracee->state = TRACEE_GONE;
 			return -ESRCH;
 		}
@@ -234,9 +236,9 @@ long tracee_syscall(struct tracee *tracee, remote_addr_t pc, long number, const 
 	regs_set_syscall(&regs, pc, number, args);
 	r = regs_write(tracee->tid, &regs);
 	if (!r)
-		r = run_until(tracee, PTRACE_SYSCALL, STOP_AT_SYSCALL);
+		r = run_until(tracee, STOP_AT_SYSCALL);
 	if (!r)
-		r = run_until(tracee, PTRACE_SYSCALL, STOP_AT_SYSCALL);
+		r = run_until(tracee, STOP_AT_SYSCALL);
 	if (!r)
 		r = regs_read(tracee->tid, &regs);
 	return r ? r : regs_result(&regs);
@@ -308,7 +310,7 @@ static void settle(struct tracee *tracee)
 	if (regs_write(tracee->tid, &tracee->saved_regs) < 0)
 		return;
 	tracee_interrupt(tracee);
-	if (run_until(tracee, PTRACE_CONT, STOP_AT_INTERRUPT) < 0)
+	if (run_until(tracee, STOP_AT_INTERRUPT) < 0)
 		return;
 	ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof(tracee->saved_mask), &tracee->saved_mask);
 	tracee->state = TRACEE_STOPPED;
@@ -316,7 +318,7 @@ static void settle(struct tracee *tracee)
 
 void tracee_release(struct tracee *tracee)
 {
-	struct thread_regs regs;
+	struct thread_regs regs = {0};
 
 	if (tracee->state == TRACEE_RUNNING || tracee->state == TRACEE_GONE)
 		return;

@@ -28,7 +28,7 @@ pid_t world_pid(const struct world *world);
 
 /*
  * Lets everything go on as if nothing had happened (also system calls that report EINTR though no signal was there: they are
- * restarted), frees the world. NULL is allowed.
+ * restarted, a relative timeout of theirs from its beginning), frees the world. NULL is allowed.
  */
 void world_resume(struct world *world);
 
@@ -37,3 +37,14 @@ void world_resume(struct world *world);
  * -ESRCH when the process died meanwhile. No memory of the program is modified: the call runs on a `syscall` instruction found in its vdso.
  */
 long world_syscall(struct world *world, long number, const uint64_t args[6]);
+
+/* The same at a syscall instruction of the caller's choice: a task made by clone(2) goes on right behind it. */
+long world_syscall_at(struct world *world, remote_addr_t pc, long number, const uint64_t args[6]);
+
+/*
+ * Late stoppers: threads that world_stop() could not wait for stop some time later and must then be set going. The keeper calls
+ * world_collect_late() on every SIGCHLD and now and then; it returns how many are still outstanding. A loop that waits for all
+ * children ignores stop reports of threads for which world_is_late() is true (taking one does no harm).
+ */
+int world_collect_late(void);
+bool world_is_late(pid_t tid);

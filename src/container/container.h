@@ -1,0 +1,92 @@
+/*
+ * The keeper's view of one container. Threads:
+ *
+ *   container thread  (the keeper's first)  reaps, samples usage, adopts, registers, stalls, decides about OOM; the only one that uses ptrace
+ *   fault threads     (pager)               serve userfaultfds
+ *   reclaim thread    (reclaimer.c)         evicts when usage comes near the limit
+ */
+#pragma once
+
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "container/members.h"
+#include "container/run.h"
+#include "pager/address_space.h"
+#include "reclaim/charge.h"
+#include "stats/stats.h"
+
+/* Why reclaim last came to an end without reaching its goal. */
+enum exhaustion {
+	EXHAUSTED_NOT,
+	EXHAUSTED_NO_SWAP,
+	EXHAUSTED_SWAP_FULL,
+	EXHAUSTED_NOTHING_LEFT, /* everything evictable is out */
+};
+
+struct reclaimer;
+
+struct container {
+	const struct run_config *config;
+	struct stats stats;
+	struct charge charge;
+	struct pager pager;
+	struct swap *swap; /* NULL: none */
+	struct members members;
+
+	struct lock spaces_lock; /* LOCK_CONTAINER + nothing else held: the list of adopted address spaces */
+	struct address_space *spaces;
+	_Atomic(struct address_space *) newborn; /* forked children not yet on the list; pushed by fault threads */
+
+	struct reclaimer *reclaimer;
+	_Atomic int exhaustion;         /* enum exhaustion, by the reclaim thread */
+	_Atomic uint32_t exhausted_seq; /* counts its statements */
+
+	_Atomic bool killed;     /* everything is to be killed ... */
+	char reason[256];        /* ... for this reason; written once before killed */
+	_Atomic bool has_reason;
+	int event;               /* eventfd: something for the container thread */
+
+	/* Container thread. */
+	pid_t program;
+	bool program_ended;
+	int exit_status;         /* as the shell sees it */
+	bool closed;             /* near the limit: members are being adopted */
+	uint64_t uncovered;      /* pages of growth since the last look for new mappings */
+	uint64_t adopt_threshold;/* resident anonymous pages from which a member is adopted */
+	uint64_t last_refresh_ns, last_upkeep_ns, last_register_ns, last_barrier_ns;
+	uint64_t last_usage, quiet_ticks;
+	uint32_t oom_seen_seq;
+	uint32_t oom_confirmed;
+	_Atomic bool barrier_wanted; /* reclaim passed over many pages flagged REMOVED */
+};
+
+uint64_t container_now_ns(void);
+
+/* Kills the container with a reason; any thread, never blocks. The first reason is kept. */
+void container_kill(struct container *c, const char *reason);
+
+/* Adopts members that are large enough, largest first. Container thread. */
+void container_adopt_members(struct container *c);
+
+/* Takes newborn children onto the list, buries what is gone (exit, exec). Container thread. */
+void container_upkeep(struct container *c);
+
+/* A member has left. */
+void container_member_gone(struct member *member, void *context);
+bool container_is_agent(pid_t pid, void *context);
+
+/* Holds all members while reclaim catches up; registers what they mapped meanwhile. Container thread. */
+void container_stall(struct container *c);
+
+/* All members held for a moment: afterwards what REMOVE events flagged may be evicted again. Container thread. */
+void container_barrier(struct container *c);
+
+/* Called each tick while usage is over the limit: kills the largest member when reclaim is exhausted. Container thread. */
+void container_consider_oom(struct container *c);
+
+/* Sampling, pressure, growth. Returns the time until the next tick in nanoseconds. Container thread. */
+uint64_t container_tick(struct container *c);
+
+/* pages above which usage is not let grow while waiting for reclaim */
+uint64_t container_slack(const struct container *c);

@@ -1,0 +1,56 @@
+/*
+ * The processes of a container: the keeper's descendants without its agents, with what each holds in memory. Container thread only, but
+ * for the copy of the pids that the reclaim thread takes (members_copy_pids).
+ *
+ * Usage is the sum of resident sets, less what several members have in common: a page shared by fork is counted once. How much is
+ * common is measured from the proportional set sizes (smaps_rollup) whenever there is more than one member of some size; a fork's child counts
+ * as wholly shared until it has been measured.
+ */
+#pragma once
+
+#include "base/lock.h"
+#include "base/types.h"
+
+struct address_space;
+
+struct member {
+	pid_t pid;
+	int statm;  /* /proc/PID/statm, kept open: it belongs to this process even if the pid is used again */
+	int pidfd;
+	uint64_t resident, file; /* pages at the last sample */
+	uint64_t shared;         /* pages counted elsewhere */
+	uint64_t seen_resident;  /* at the last look for new mappings */
+	struct address_space *as; /* NULL: not adopted */
+	bool unadoptable;        /* tried and refused; the reason was said once */
+	bool present;            /* during a refresh */
+	bool same_memory;        /* shares another member's address space (vfork): counts nothing */
+};
+
+struct members {
+	struct lock lock; /* LOCK_CONTAINER: the array, against members_copy_pids */
+	struct member *items;
+	uint32_t nr, capacity;
+	uint64_t resident, file; /* sums of the last sample, shared pages once */
+	uint64_t measured_ns;    /* when sharing was measured last */
+};
+
+void members_init(struct members *members);
+void members_release(struct members *members);
+
+/*
+ * Walks the tree below root. is_agent tells own helpers apart. gone is called for each member that has left, before it is
+ * forgotten. Returns the number of members or -errno.
+ */
+int members_refresh(struct members *members, pid_t root, bool (*is_agent)(pid_t pid, void *context),
+		    void (*gone)(struct member *member, void *context), void *context);
+
+/* Reads every member's figures; returns the usage in pages. */
+uint64_t members_sample(struct members *members);
+
+/* Measures sharing anew when that may matter; costs about 25 ns a resident page. */
+void members_measure_sharing(struct members *members, uint64_t now_ns);
+
+struct member *members_find(struct members *members, pid_t pid);
+
+/* Any thread: up to max pids; returns the count. */
+uint32_t members_copy_pids(struct members *members, pid_t *pids, uint32_t max);

@@ -1,0 +1,249 @@
+#include "container/reclaimer.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "base/log.h"
+#include "container/container.h"
+#include "pager/evict.h"
+#include "pager/writeback.h"
+#include "platform/pagemap.h"
+#include "platform/process.h"
+#include "platform/scheduling.h"
+#include "reclaim/clock.h"
+
+#define MAX_SPACES 1024
+#define MAX_MEMBERS 4096
+#define FILE_INTERVAL_NS 100000000ull /* between two rounds over the file pages, unless nothing else is left */
+#define IDLE_MS 100
+
+struct reclaimer {
+	struct container *c;
+	pthread_t thread;
+	int event;
+	_Atomic bool stop;
+	struct address_space *spaces[MAX_SPACES]; /* a round's own references */
+	bool is_out[MAX_SPACES];                  /* dry or impossible in this round */
+	uint32_t nr_spaces;
+	uint64_t last_file_ns;
+};
+
+void reclaimer_kick(struct reclaimer *reclaimer)
+{
+	uint64_t one = 1;
+	if (write(reclaimer->event, &one, sizeof(one)) < 0)
+		log_debug("reclaim: kick: errno %d", errno);
+}
+
+static void take_spaces(struct reclaimer *r)
+{
+	r->nr_spaces = 0;
+	lock_take(&r->c->spaces_lock);
+	for (struct address_space *as = r->c->spaces; as && r->nr_spaces < MAX_SPACES; as = as->next) {
+		r->is_out[r->nr_spaces] = false;
+		r->spaces[r->nr_spaces++] = address_space_get(as);
+	}
+	lock_drop(&r->c->spaces_lock);
+}
+
+static void drop_spaces(struct reclaimer *r)
+{
+	while (r->nr_spaces)
+		address_space_put(r->spaces[--r->nr_spaces]);
+}
+
+/* Shares the work in proportion to size: every turn each earns its resident pages, the richest is taken and pays for all. */
+static int next_space(struct reclaimer *r)
+{
+	int best = -1;
+	uint64_t total = 0;
+	for (uint32_t i = 0; i < r->nr_spaces; i++) {
+		if (r->is_out[i])
+			continue;
+		struct process_memory memory = {0};
+		if (r->spaces[i]->pid <= 0 || process_memory_read(r->spaces[i]->pid, &memory) < 0)
+			memory.resident_pages = 0;
+		uint64_t weight = memory.resident_pages - MIN_OF(memory.file_pages, memory.resident_pages) + 1;
+		r->spaces[i]->credit += weight;
+		total += weight;
+		if (best < 0 || r->spaces[i]->credit > r->spaces[best]->credit)
+			best = (int)i;
+	}
+	if (best >= 0)
+		r->spaces[best]->credit -= MIN_OF(total, r->spaces[best]->credit);
+	return best;
+}
+
+struct pageout {
+	int pidfd;
+	uint64_t advised;
+};
+
+static int page_out_mapping(const struct mapping *m, void *context)
+{
+	struct pageout *out = context;
+	if (m->inode && m->readable && m->name[0] == '/') {
+		ssize_t n = process_pageout(out->pidfd, m->start, m->end - m->start);
+		out->advised += n > 0 ? (uint64_t)n : 0;
+	}
+	return 0;
+}
+
+/* Gives clean mapped file pages back to the page cache and it to the system. Returns how many pages left the members. */
+static uint64_t reclaim_file_pages(struct reclaimer *r)
+{
+	static pid_t pids[MAX_MEMBERS];
+	uint64_t freed = 0;
+	uint32_t n = members_copy_pids(&r->c->members, pids, MAX_MEMBERS);
+	r->last_file_ns = container_now_ns();
+	for (uint32_t i = 0; i < n; i++) {
+		struct process_memory before, after;
+		struct pageout out = {.pidfd = pidfd_open_process(pids[i])};
+		if (out.pidfd < 0)
+			continue;
+		if (process_memory_read(pids[i], &before) == 0 && before.file_pages) {
+			maps_for_each(pids[i], page_out_mapping, &out);
+			if (process_memory_read(pids[i], &after) == 0 && after.file_pages < before.file_pages)
+				freed += before.file_pages - after.file_pages;
+		}
+		close(out.pidfd);
+	}
+	charge_uncharge(&r->c->charge, freed);
+	stat_add(&r->c->stats, rss_reclaimed, freed);
+	return freed;
+}
+
+static bool file_pages_are_many(struct reclaimer *r, uint64_t limit)
+{
+	return stat_get(&r->c->stats, file) / PAGE_BYTES > limit / 8 && container_now_ns() - r->last_file_ns > FILE_INTERVAL_NS;
+}
+
+static void state_exhaustion(struct reclaimer *r, enum exhaustion why)
+{
+	uint64_t one = 1;
+	struct container *c = r->c;
+	atomic_store(&c->exhaustion, why);
+	atomic_fetch_add(&c->exhausted_seq, 1);
+	atomic_fetch_add(&c->pager.dry_seq, 1);
+	pager_wake(&c->pager);
+	if (write(c->event, &one, sizeof(one)) < 0)
+		log_debug("reclaim: event: errno %d", errno);
+}
+
+/* A full swap file may hold copies of pages that are in memory: they are worth less than room. */
+static uint64_t free_clean_slots(struct reclaimer *r)
+{
+	uint64_t freed = 0;
+	for (uint32_t i = 0; i < r->nr_spaces; i++)
+		freed += address_space_drop_clean_slots(r->spaces[i]);
+	return freed;
+}
+
+/* One eviction from the next address space. Returns pages freed; 0 with *ret_why set when nothing at all can be freed. */
+static uint64_t evict_some(struct reclaimer *r, uint64_t want, enum exhaustion *ret_why)
+{
+	for (;;) {
+		int i = next_space(r);
+		if (i < 0)
+			return 0;
+		struct evict_result result = evict_pages(r->spaces[i], (uint32_t)MIN_OF(want, BATCH_PAGES));
+		writeback_reap(r->c->pager.writeback, false);
+		if (result.removed > BATCH_PAGES && result.evicted == 0)
+			atomic_store(&r->c->barrier_wanted, true);
+		if (result.evicted)
+			return result.evicted;
+		if (result.swap_full && !free_clean_slots(r)) {
+			*ret_why = EXHAUSTED_SWAP_FULL;
+			return 0;
+		}
+		if (result.dry || result.cannot)
+			r->is_out[i] = true;
+		if (atomic_load(&r->stop))
+			return 0;
+	}
+}
+
+/* Usage is over the start mark: frees pages until it is below the stop mark or nothing more can be done. */
+static void reclaim_round(struct reclaimer *r)
+{
+	struct container *c = r->c;
+	uint64_t limit = charge_limit(&c->charge), usage;
+	struct watermarks marks = clock_watermarks(limit);
+	enum exhaustion why = c->swap ? EXHAUSTED_NOTHING_LEFT : EXHAUSTED_NO_SWAP;
+	take_spaces(r);
+	while (!atomic_load(&r->stop) && (usage = charge_usage(&c->charge)) + marks.stop > limit) {
+		uint64_t freed = 0;
+		if (file_pages_are_many(r, limit))
+			freed = reclaim_file_pages(r);
+		if (c->swap && !writeback_has_failed(c->pager.writeback))
+			freed += evict_some(r, usage + marks.stop - limit, &why);
+		else if (c->swap)
+			why = EXHAUSTED_SWAP_FULL;
+		if (!freed)
+			freed = reclaim_file_pages(r);
+		if (freed) {
+			atomic_store(&c->exhaustion, EXHAUSTED_NOT);
+			pager_wake(&c->pager);
+			continue;
+		}
+		if (usage + 1 > limit) {
+			state_exhaustion(r, why);
+			break;
+		}
+		break;
+	}
+	drop_spaces(r);
+}
+
+static void *reclaimer_main(void *argument)
+{
+	struct reclaimer *r = argument;
+	uint64_t count;
+	scheduling_prefer_latency();
+	while (!atomic_load(&r->stop)) {
+		struct pollfd wait = {.fd = r->event, .events = POLLIN};
+		bool kicked = poll(&wait, 1, IDLE_MS) > 0;
+		if (kicked && read(r->event, &count, sizeof(count)) < 0 && errno != EAGAIN)
+			log_debug("reclaim: eventfd: errno %d", errno);
+		if (r->c->pager.writeback)
+			writeback_reap(r->c->pager.writeback, false);
+		uint64_t limit = charge_limit(&r->c->charge);
+		if (kicked && charge_usage(&r->c->charge) + clock_watermarks(limit).start > limit)
+			reclaim_round(r);
+	}
+	return NULL;
+}
+
+int reclaimer_start(struct container *c, struct reclaimer **ret_reclaimer)
+{
+	struct reclaimer *r = calloc(1, sizeof(*r));
+	if (!r)
+		return -ENOMEM;
+	r->c = c;
+	r->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int e = r->event < 0 ? errno : pthread_create(&r->thread, NULL, reclaimer_main, r);
+	if (e) {
+		if (r->event >= 0)
+			close(r->event);
+		free(r);
+		return -e;
+	}
+	*ret_reclaimer = r;
+	return 0;
+}
+
+void reclaimer_stop(struct reclaimer *reclaimer)
+{
+	if (!reclaimer)
+		return;
+	atomic_store(&reclaimer->stop, true);
+	reclaimer_kick(reclaimer);
+	pthread_join(reclaimer->thread, NULL);
+	drop_spaces(reclaimer);
+	close(reclaimer->event);
+	free(reclaimer);
+}

@@ -1,0 +1,11 @@
+/* The reclaim thread: keeps usage below the limit with some headroom, by evicting pages and giving file pages back. */
+#pragma once
+
+struct container;
+struct reclaimer;
+
+int reclaimer_start(struct container *c, struct reclaimer **ret_reclaimer);
+void reclaimer_stop(struct reclaimer *reclaimer);
+
+/* Look now. Any thread, never blocks. */
+void reclaimer_kick(struct reclaimer *reclaimer);

@@ -1,0 +1,366 @@
+#include "inject/world.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <time.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "inject/tracee.h"
+#include "platform/process.h"
+
+struct world {
+	pid_t pid;
+	bool complete;
+	remote_addr_t syscall_pc; /* 0: not looked for yet */
+	struct tracee *threads;
+	size_t nr_threads, room;
+};
+
+/*
+ * Threads that were interrupted but did not stop while their world was held. They will stop some day and must then be set going. Used by
+ * the one keeper thread that stops worlds.
+ */
+static struct {
+	struct tracee *threads;
+	size_t nr, room;
+} late;
+
+static uint64_t now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+/* Makes room for one more; 0 or -ENOMEM. */
+static int reserve_one(struct tracee **threads, size_t nr, size_t *room)
+{
+	struct tracee *grown;
+	size_t wanted = *room ? *room * 2 : 64;
+
+	if (nr < *room)
+		return 0;
+	grown = realloc(*threads, wanted * sizeof(*grown));
+	if (!grown)
+		return -ENOMEM;
+	*threads = grown;
+	*room = wanted;
+	return 0;
+}
+
+static size_t find_late(pid_t tid)
+{
+	size_t i;
+
+	for (i = 0; i < late.nr && late.threads[i].tid != tid; i++)
+		;
+	return i;
+}
+
+bool world_is_late(pid_t tid)
+{
+	return find_late(tid) < late.nr;
+}
+
+/* Room for it was made before the thread was seized, so that nothing can be forgotten for want of memory. */
+static void add_late(const struct tracee *tracee)
+{
+	late.threads[late.nr++] = *tracee;
+}
+
+int world_collect_late(void)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < late.nr; i++) {
+		struct tracee *tracee = &late.threads[i];
+
+		if (tracee->state == TRACEE_RUNNING && tracee_poll(tracee) == TRACEE_RUNNING)
+			late.threads[kept++] = *tracee;
+		else
+			tracee_release(tracee);
+	}
+	late.nr = kept;
+	return (int)kept;
+}
+
+static struct tracee *find_thread(struct world *world, pid_t tid)
+{
+	for (size_t i = 0; i < world->nr_threads; i++)
+		if (world->threads[i].tid == tid && world->threads[i].state != TRACEE_GONE)
+			return &world->threads[i];
+	return NULL;
+}
+
+/* Adds one thread: seized now, or taken over from the late ones, which are ours already. -ESRCH when it is dead. */
+static int add_thread(struct world *world, pid_t tid)
+{
+	size_t i = find_late(tid);
+	int r = reserve_one(&world->threads, world->nr_threads, &world->room);
+
+	if (r < 0)
+		return r;
+	if (i < late.nr) {
+		world->threads[world->nr_threads] = late.threads[i];
+		late.threads[i] = late.threads[--late.nr];
+	} else {
+		while (late.room < late.nr + world->nr_threads + 1) {
+			r = reserve_one(&late.threads, late.room, &late.room);
+			if (r < 0)
+				return r;
+		}
+		r = tracee_seize(&world->threads[world->nr_threads], world->pid, tid);
+		if (r < 0)
+			return r;
+	}
+	world->nr_threads++;
+	return 0;
+}
+
+/* Interrupts every thread that is not yet held; returns how many were new, or -errno. */
+static int interrupt_new_threads(struct world *world)
+{
+	_cleanup_free_ pid_t *tids = NULL;
+	int room = 64, nr, nr_new = 0;
+
+	for (;;) {
+		free(tids);
+		tids = calloc((size_t)room, sizeof(*tids));
+		if (!tids)
+			return -ENOMEM;
+		nr = process_threads(world->pid, tids, room);
+		if (nr <= room)
+			break;
+		room = nr * 2;
+	}
+	if (nr < 0)
+		return nr == -ENOENT ? -ESRCH : nr;
+	for (int i = 0; i < nr; i++) {
+		int r = find_thread(world, tids[i]) ? -ESRCH : add_thread(world, tids[i]);
+
+		if (r < 0 && r != -ESRCH)
+			return r;
+		nr_new += r == 0;
+	}
+	return nr_new;
+}
+
+/* A thread that vanished may have called exec and now bears the leader's id: then the leader runs again. */
+static void recheck_leader(struct world *world)
+{
+	struct tracee *leader = find_thread(world, world->pid);
+
+	if (!leader || leader->state != TRACEE_STOPPED || tracee_is_held(leader))
+		return;
+	leader->state = TRACEE_RUNNING;
+	tracee_interrupt(leader);
+}
+
+/* One look at all threads that still run; returns how many do, or -EBUSY when job control has stopped the process. */
+static int poll_threads(struct world *world)
+{
+	int running = 0;
+
+	for (size_t i = 0; i < world->nr_threads; i++) {
+		struct tracee *tracee = &world->threads[i];
+
+		if (tracee->state != TRACEE_RUNNING)
+			continue;
+		tracee_poll(tracee);
+		if (tracee->state == TRACEE_JOB_STOPPED)
+			return -EBUSY;
+		if (tracee->state == TRACEE_GONE && tracee->tid != world->pid)
+			recheck_leader(world);
+		running += tracee->state == TRACEE_RUNNING;
+	}
+	return running;
+}
+
+/* Waits until all known threads are held; -ETIMEDOUT when some still run at the deadline. */
+static int wait_threads(struct world *world, uint64_t deadline)
+{
+	unsigned int rounds = 0;
+	int running;
+
+	while ((running = poll_threads(world)) > 0) {
+		if (now_us() >= deadline)
+			return -ETIMEDOUT;
+		poll_nap(&rounds);
+	}
+	return running;
+}
+
+/* A leader that has called pthread_exit stays as a zombie until the last thread ends: it is no thread that runs. */
+static bool is_dead_leader(const struct tracee *tracee)
+{
+	char state = tracee->tid == tracee->process ? thread_state(tracee->process, tracee->tid) : '?';
+
+	return state == 'Z' || state == 'X';
+}
+
+/* Gives up on the threads that still run. */
+static void leave_late_ones(struct world *world)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < world->nr_threads; i++) {
+		struct tracee *tracee = &world->threads[i];
+
+		if (tracee->state == TRACEE_RUNNING) {
+			if (!is_dead_leader(tracee))
+				world->complete = false;
+			add_late(tracee);
+		} else if (tracee->state != TRACEE_GONE) {
+			world->threads[kept++] = *tracee;
+		}
+	}
+	world->nr_threads = kept;
+}
+
+/* Stops what runs until a look at the list shows nobody new: a running thread may start others, a stopped one cannot. */
+static int stop_all(struct world *world, uint32_t timeout_us)
+{
+	uint64_t deadline = now_us() + timeout_us;
+
+	for (;;) {
+		int nr_new = interrupt_new_threads(world);
+		int r;
+
+		if (nr_new <= 0)
+			return nr_new;
+		r = wait_threads(world, deadline);
+		if (r == -ETIMEDOUT)
+			break;
+		if (r < 0)
+			return r;
+	}
+	/* The deadline has passed: threads started meanwhile by those that still run are not held either. */
+	world->complete = true;
+	leave_late_ones(world);
+	return world->nr_threads > 0 ? 0 : -ETIMEDOUT;
+}
+
+int world_stop(pid_t pid, uint32_t timeout_us, struct world **ret_world)
+{
+	struct world *world = calloc(1, sizeof(*world));
+	int r;
+
+	if (!world)
+		return -ENOMEM;
+	world->pid = pid;
+	world->complete = true;
+	r = stop_all(world, timeout_us);
+	if (r == 0) {
+		leave_late_ones(world);
+		if (world->nr_threads == 0)
+			r = -ESRCH;
+	}
+	if (r < 0) {
+		world_resume(world);
+		return r;
+	}
+	*ret_world = world;
+	return 0;
+}
+
+bool world_is_complete(const struct world *world)
+{
+	return world->complete;
+}
+
+pid_t world_pid(const struct world *world)
+{
+	return world->pid;
+}
+
+void world_resume(struct world *world)
+{
+	if (!world)
+		return;
+	for (size_t i = 0; i < world->nr_threads; i++) {
+		if (world->threads[i].state == TRACEE_RUNNING)
+			add_late(&world->threads[i]);
+		else
+			tracee_release(&world->threads[i]);
+	}
+	free(world->threads);
+	free(world);
+	world_collect_late();
+}
+
+/* The base address of the program's vdso, from its auxiliary vector; 0 when it has none. */
+static remote_addr_t find_vdso(pid_t pid)
+{
+	_cleanup_close_ int fd = -1;
+	uint64_t auxv[128] = {0};
+	char path[48];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/auxv", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	n = read(fd, auxv, sizeof(auxv));
+	for (size_t i = 0; n > 0 && i + 1 < (size_t)n / sizeof(*auxv); i += 2)
+		if (auxv[i] == AT_SYSINFO_EHDR)
+			return auxv[i + 1];
+	return 0;
+}
+
+/* Finds a syscall instruction in the vdso, page by page: its length is not told, and all of it is executable. */
+static remote_addr_t find_syscall_instruction(pid_t pid)
+{
+	remote_addr_t vdso = find_vdso(pid);
+	uint8_t page[PAGE_BYTES];
+
+	for (size_t i = 0; vdso && i < 4; i++, vdso += PAGE_BYTES) {
+		if (process_read(pid, vdso, page, sizeof(page)) < 0)
+			break;
+		for (size_t at = 0; at + sizeof(syscall_instruction) <= sizeof(page); at += SYSCALL_INSTRUCTION_ALIGN)
+			if (memcmp(page + at, syscall_instruction, sizeof(syscall_instruction)) == 0)
+				return vdso + at;
+	}
+	return 0;
+}
+
+/* The thread that lends itself: the one used before, else one inside a system call (nothing of its own can be disturbed), else any. */
+static struct tracee *choose_thread(struct world *world)
+{
+	struct tracee *any = NULL;
+
+	for (size_t i = 0; i < world->nr_threads; i++)
+		if (world->threads[i].state == TRACEE_BORROWED)
+			return &world->threads[i];
+	for (size_t i = 0; i < world->nr_threads; i++) {
+		struct tracee *tracee = &world->threads[i];
+		struct thread_regs regs;
+
+		if (tracee->state != TRACEE_STOPPED || regs_read(tracee->tid, &regs) < 0)
+			continue;
+		if (regs_in_syscall(&regs) >= 0)
+			return tracee;
+		any = any ? any : tracee;
+	}
+	return any;
+}
+
+long world_syscall_at(struct world *world, remote_addr_t pc, long number, const uint64_t args[6])
+{
+	struct tracee *tracee = choose_thread(world);
+
+	return tracee ? tracee_syscall(tracee, pc, number, args) : -ESRCH;
+}
+
+long world_syscall(struct world *world, long number, const uint64_t args[6])
+{
+	if (!world->syscall_pc)
+		world->syscall_pc = find_syscall_instruction(world->pid);
+	if (!world->syscall_pc)
+		return thread_state(world->pid, world->pid) == 'X' ? -ESRCH : -ENOTSUP;
+	return world_syscall_at(world, world->syscall_pc, number, args);
+}
