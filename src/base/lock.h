@@ -8,7 +8,8 @@
 #include <stdbool.h>
 
 enum lock_rank {
-	LOCK_CONTAINER = 1, /* the container's member list */
+	LOCK_CONTAINER = 1, /* the member list */
+	LOCK_SPACES,        /* the list of adopted address spaces */
 	LOCK_AGENT,         /* one user of an agent's ring and staging */
 	LOCK_LAYOUT,        /* one address space: shadow table, userfaultfd messages, MOVE */
 	LOCK_FAULT_THREAD,  /* the list of address spaces a fault thread serves; taken under a layout lock when a program forks */

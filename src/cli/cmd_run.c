@@ -232,8 +232,9 @@ int cmd_run(int argc, char **argv)
 	default_name(request.program[0], name);
 	config.name = given(&request, OPT_NAME) ? given(&request, OPT_NAME) : name;
 	if (!name_is_valid(config.name)) {
-		log_error("--name: '%.80s' is not a name (1 to %d printable characters, no '/', no space, not beginning with '.' or '-')",
-			  config.name, NAME_MAX_LEN);
+		log_error(
+			"--name: '%.80s' is not a name (1 to %d printable characters; no '/' or space; not beginning with '.' or '-')",
+			config.name, NAME_MAX_LEN);
 		return EXIT_MEMBOX_FAILED;
 	}
 	config.swap_path = given(&request, OPT_SWAP);

@@ -27,7 +27,9 @@ int option_error(const char *verb, const struct option *options, int answer, cha
 
 enum listing_answer parse_listing_options(int argc, char **argv, const char *usage)
 {
-	enum { OPT_JSON = 256 };
+	enum {
+		OPT_JSON = 256
+	};
 	static const struct option options[] = {
 		{ "json", no_argument, NULL, OPT_JSON },
 		{ "help", no_argument, NULL, 'h' },

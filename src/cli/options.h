@@ -13,7 +13,7 @@ int option_error(const char *verb, const struct option *options, int answer, cha
 enum listing_answer {
 	LISTING_TEXT,
 	LISTING_JSON,
-	LISTING_HELP, /* usage has been printed */
+	LISTING_HELP,  /* usage has been printed */
 	LISTING_WRONG, /* one line on stderr has been printed */
 };
 

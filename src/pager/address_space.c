@@ -185,23 +185,38 @@ struct address_space *address_space_fork(struct address_space *parent, int child
 	return child;
 }
 
+/* Puts a random number into the child's sentinel page, once. 0 or -errno (-ESRCH: the child's memory is gone). */
+static int place_token(struct address_space *child)
+{
+	_Alignas(4096) uint8_t page[PAGE_BYTES] = {0};
+	uint64_t done, token;
+	if (child->token)
+		return 0;
+	if (getrandom(&token, sizeof(token), 0) != sizeof(token))
+		return -EAGAIN;
+	token |= 1;
+	memcpy(page, &token, sizeof(token));
+	int r = uffd_copy(child->uffd, child->sentinel, page, PAGE_BYTES, false, &done);
+	if (r == 0)
+		child->token = token;
+	return r;
+}
+
+bool address_space_child_is_gone(struct address_space *child)
+{
+	int r = place_token(child);
+	return r == -ESRCH || (r == 0 && uffd_is_dead(child->uffd, child->sentinel));
+}
+
 /*
  * Races: only the container thread asks. The page may be put in although the child is not this process; it is a page of no content
  * that only membox looks at. A candidate is read only when its pagemap says that the page is there, so no fault is raised.
  */
 bool address_space_matches(struct address_space *child, pid_t pid)
 {
-	_Alignas(4096) uint8_t page[PAGE_BYTES] = {0};
-	uint64_t done, seen, walked;
-	if (!child->token) {
-		uint64_t token;
-		if (getrandom(&token, sizeof(token), 0) != sizeof(token) || !token)
-			return false;
-		memcpy(page, &token, sizeof(token));
-		if (uffd_copy(child->uffd, child->sentinel, page, PAGE_BYTES, false, &done) < 0)
-			return false;
-		child->token = token;
-	}
+	uint64_t seen, walked;
+	if (place_token(child) < 0)
+		return false;
 	_cleanup_close_ int pagemap = pagemap_open(pid);
 	if (pagemap < 0)
 		return false;

@@ -81,6 +81,9 @@ struct address_space *address_space_fork(struct address_space *parent, int child
 /* True when pid is the process behind this unidentified child: a token is put into the sentinel page and looked for. */
 bool address_space_matches(struct address_space *child, pid_t pid);
 
+/* True when the memory of a child that has no agent yet no longer exists. */
+bool address_space_child_is_gone(struct address_space *child);
+
 /*
  * Registers mappings that appeared since the last look. Callable while the program runs. Returns the number of mappings newly registered
  * or -errno.

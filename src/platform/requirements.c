@@ -192,8 +192,9 @@ static void check_userfaultfd(struct requirement *req, const char *swap_dir)
 		advise(req, "a seccomp filter or security module forbids it (docker, podman: allow userfaultfd, ptrace "
 			    "and process_madvise in the seccomp profile)");
 	else
-		advise(req, "as root: sysctl vm.unprivileged_userfaultfd=1 (to keep it: a line in /etc/sysctl.d/membox.conf), "
-			    "or give yourself read and write access to /dev/userfaultfd, or run membox as root");
+		advise(req,
+		       "as root: sysctl vm.unprivileged_userfaultfd=1 (to keep it: a line in /etc/sysctl.d/membox.conf), "
+		       "or give yourself read and write access to /dev/userfaultfd, or run membox as root");
 }
 
 static const struct {
@@ -239,7 +240,8 @@ static void check_features(struct requirement *req, const char *swap_dir)
 	name_missing_features(api.features, missing, sizeof(missing));
 	if (missing[0]) {
 		set(req, REQUIREMENT_MISSING, "not offered:%s", missing);
-		advise(req, "boot a kernel of 6.8 or newer that has them (x86_64: CONFIG_USERFAULTFD, CONFIG_PTE_MARKER_UFFD_WP)");
+		advise(req,
+		       "boot a kernel of 6.8 or newer that has them (x86_64: CONFIG_USERFAULTFD, CONFIG_PTE_MARKER_UFFD_WP)");
 		return;
 	}
 	set(req, REQUIREMENT_OK, "MOVE, WP_ASYNC, EVENT_FORK, REMAP, REMOVE, UNMAP and the rest are offered");
@@ -260,8 +262,9 @@ static void check_fork_events(struct requirement *req, const char *swap_dir)
 	r = uffd_api(fd, UFFD_PROGRAM_FEATURES);
 	if (r == -EPERM) {
 		set(req, REQUIREMENT_MISSING, "the kernel refuses EVENT_FORK to this user");
-		advise(req, "it needs CAP_SYS_PTRACE: run membox as root, or as root: setcap cap_sys_ptrace+ep FILE on the "
-			    "membox program file");
+		advise(req,
+		       "it needs CAP_SYS_PTRACE: run membox as root, or as root: setcap cap_sys_ptrace+ep FILE on the "
+		       "membox program file");
 	} else if (r) {
 		set(req, REQUIREMENT_MISSING, "handshake with all features: %s", strerror(-r));
 		advise(req, "boot a kernel of 6.8 or newer");
@@ -289,8 +292,9 @@ static void check_pagemap(struct requirement *req, const char *swap_dir)
 		return;
 	}
 	set(req, REQUIREMENT_MISSING, "PAGEMAP_SCAN: %s", r < 0 ? strerror(-r) : "wrong answer");
-	advise(req, r == -ENOTTY || r == -ENOENT ? "boot Linux 6.8 or newer with CONFIG_PROC_PAGE_MONITOR" :
-						   "something forbids reading /proc/PID/pagemap: look at how /proc is mounted");
+	advise(req, r == -ENOTTY || r == -ENOENT
+			    ? "boot Linux 6.8 or newer with CONFIG_PROC_PAGE_MONITOR"
+			    : "something forbids reading /proc/PID/pagemap: look at how /proc is mounted");
 }
 
 static void check_children(struct requirement *req, const char *swap_dir)
@@ -311,7 +315,8 @@ static void advise_ptrace(struct requirement *req)
 	int scope = read_number("/proc/sys/kernel/yama/ptrace_scope", 0);
 
 	if (scope == 3)
-		advise(req, "kernel.yama.ptrace_scope is 3, which forbids it until the next boot: set it to 0 or 1 at boot");
+		advise(req,
+		       "kernel.yama.ptrace_scope is 3, which forbids it until the next boot: set it to 0 or 1 at boot");
 	else if (scope == 2)
 		advise(req, "as root: sysctl kernel.yama.ptrace_scope=1, or run membox as root");
 	else
@@ -354,8 +359,9 @@ static void check_file_pages(struct requirement *req, const char *swap_dir)
 		return;
 	}
 	set(req, REQUIREMENT_WARNING, "process_madvise(PAGEOUT): %s", strerror((int)-r));
-	advise(req, "mapped file pages of the program cannot be given back and use up the limit; it needs CAP_SYS_NICE: run membox as "
-		    "root, or as root: setcap cap_sys_nice,cap_sys_ptrace+ep FILE on the membox program file");
+	advise(req,
+	       "mapped file pages of the program cannot be given back and use up the limit; it needs CAP_SYS_NICE: run membox as "
+	       "root, or as root: setcap cap_sys_nice,cap_sys_ptrace+ep FILE on the membox program file");
 }
 
 static void check_io_uring(struct requirement *req, const char *swap_dir)
@@ -370,7 +376,8 @@ static void check_io_uring(struct requirement *req, const char *swap_dir)
 	}
 	set(req, REQUIREMENT_WARNING, "io_uring_setup: %s", strerror(-r));
 	if (r == -EPERM && read_number("/proc/sys/kernel/io_uring_disabled", 0) > 0)
-		advise(req, "plain reads and writes are used, which is slower; as root: sysctl kernel.io_uring_disabled=0");
+		advise(req,
+		       "plain reads and writes are used, which is slower; as root: sysctl kernel.io_uring_disabled=0");
 	else
 		advise(req, "plain reads and writes are used, which is slower; a seccomp filter may forbid io_uring");
 }
@@ -437,7 +444,8 @@ static void check_swap_dir(struct requirement *req, const char *swap_dir)
 		advise(req, "a swap file there frees no memory: give membox run --swap FILE on a disk");
 	} else if (direct) {
 		set(req, REQUIREMENT_WARNING, "%.100s: no O_DIRECT, %s free", dir, space);
-		advise(req, "swapping goes through the page cache, which works but costs memory; ext4, xfs and btrfs have O_DIRECT");
+		advise(req,
+		       "swapping goes through the page cache, which works but costs memory; ext4, xfs and btrfs have O_DIRECT");
 	} else {
 		set(req, REQUIREMENT_OK, "%.100s: O_DIRECT, %s free", dir, space);
 	}

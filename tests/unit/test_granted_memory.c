@@ -71,7 +71,8 @@ static void use_v2(const char *own, const char *mount_root)
 
 	snprintf(text, sizeof(text), "0::%s\n", own);
 	put("/proc/self/cgroup", text);
-	snprintf(text, sizeof(text), "31 23 0:28 %s /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n", mount_root);
+	snprintf(text, sizeof(text),
+		 "31 23 0:28 %s /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n", mount_root);
 	put("/proc/self/mountinfo", text);
 }
 
@@ -142,7 +143,8 @@ static void v1_hierarchy_is_found(void **state)
 static void garbage_is_no_limit(void **state)
 {
 	put("/proc/self/cgroup", "\n:\n::\nnonsense\n0::\n");
-	put("/proc/self/mountinfo", "\nshort\n - \n1 2 - cgroup2 x y\n31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+	put("/proc/self/mountinfo",
+	    "\nshort\n - \n1 2 - cgroup2 x y\n31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
 	put("/sys/fs/cgroup/memory.max", "many\n");
 	grants(MACHINE_BYTES, "machine");
 }

@@ -1,0 +1,238 @@
+/*
+ * Which members are adopted when, and what becomes of their address spaces when they fork, exec and end. Container thread: it is the
+ * only one that uses ptrace.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "container/container.h"
+#include "container/reclaimer.h"
+#include "pager/writeback.h"
+#include "platform/process.h"
+
+#define STOP_TIMEOUT_US 20000
+
+bool container_is_agent(pid_t pid, void *context)
+{
+	struct container *c = context;
+	bool found = false;
+	lock_take(&c->spaces_lock);
+	for (struct address_space *as = c->spaces; as && !found; as = as->next)
+		found = as->agent && as->agent->pid == pid;
+	lock_drop(&c->spaces_lock);
+	if (found)
+		return true;
+	/* One that was let go and has not ended yet; its name says what it is, its memory was never the container's own. */
+	struct process_info info;
+	return process_info_read(pid, &info) == 0 && !strcmp(info.name, "membox-agent");
+}
+
+static void add_space(struct container *c, struct address_space *as)
+{
+	lock_take(&c->spaces_lock);
+	as->next = c->spaces;
+	c->spaces = as;
+	lock_drop(&c->spaces_lock);
+}
+
+static void take_newborn(struct container *c)
+{
+	struct address_space *as = atomic_exchange(&c->newborn, NULL);
+	while (as) {
+		struct address_space *next = as->next;
+		add_space(c, as);
+		as = next;
+	}
+}
+
+/* A fork's child whose process was not known: is it this one? */
+static struct address_space *find_inherited(struct container *c, pid_t pid)
+{
+	take_newborn(c);
+	for (struct address_space *as = c->spaces; as; as = as->next)
+		if (!as->agent && !atomic_load(&as->dead) && address_space_matches(as, pid))
+			return as;
+	return NULL;
+}
+
+static void refuse(struct container *c, struct member *member, int error, const char *what)
+{
+	struct process_info info = {.name = "?"};
+	if (error == -ESRCH || error == -ETIMEDOUT || error == -EBUSY) /* going, or cannot be stopped just now: later */
+		return;
+	member->unadoptable = true;
+	process_info_read(member->pid, &info);
+	log_error("process %d (%s) of container %s cannot be limited: %s: %s", member->pid, info.name, c->config->name, what,
+		  strerror(-error));
+}
+
+/* Stops the member, gives it an agent, registers its memory, lets it go on. */
+static int adopt(struct container *c, struct member *member)
+{
+	struct world *world;
+	struct address_space *as = NULL;
+	const char *what = "stopping it";
+	uint64_t begin = container_now_ns();
+	struct address_space *inherited = find_inherited(c, member->pid);
+	int r = world_stop(member->pid, STOP_TIMEOUT_US, &world);
+	if (r == 0) {
+		r = address_space_adopt(&c->pager, world, BATCH_PAGES, inherited, &as, &what);
+		if (r == 0 && !inherited)
+			add_space(c, as);
+		world_resume(world);
+	}
+	if (r < 0) {
+		refuse(c, member, r, what);
+		return r;
+	}
+	member->as = as;
+	log_debug("adopted process %d in %llu us", member->pid, (unsigned long long)(container_now_ns() - begin) / 1000);
+	return 0;
+}
+
+static bool is_worth_adopting(const struct container *c, const struct member *member)
+{
+	return !member->as && !member->unadoptable && !member->same_memory &&
+	       member->resident - member->file >= c->adopt_threshold;
+}
+
+void container_adopt_members(struct container *c)
+{
+	for (uint32_t attempts = 0; attempts < 16; attempts++) {
+		struct member *largest = NULL;
+		for (uint32_t i = 0; i < c->members.nr; i++) {
+			struct member *member = &c->members.items[i];
+			if (is_worth_adopting(c, member) && (!largest || member->resident > largest->resident))
+				largest = member;
+		}
+		if (!largest || adopt(c, largest) < 0)
+			return;
+	}
+}
+
+static void remove_space(struct container *c, struct address_space *as)
+{
+	lock_take(&c->spaces_lock);
+	struct address_space **link = &c->spaces;
+	while (*link && *link != as)
+		link = &(*link)->next;
+	if (*link)
+		*link = as->next;
+	lock_drop(&c->spaces_lock);
+	for (uint32_t i = 0; i < c->members.nr; i++)
+		if (c->members.items[i].as == as)
+			c->members.items[i].as = NULL;
+	address_space_bury(as);
+	address_space_put(as);
+}
+
+static bool whole_process_has_ended(pid_t pid)
+{
+	struct process_info info;
+	int pidfd = pidfd_open_process(pid);
+	if (pidfd < 0)
+		return true;
+	bool ended = pidfd_has_exited(pidfd);
+	close(pidfd);
+	return ended || process_info_read(pid, &info) < 0;
+}
+
+/*
+ * Is this memory gone, by exit of the whole process or by exec? Only then may its userfaultfd be closed. The leader of a process whose
+ * other threads go on is a zombie without memory: that is neither.
+ */
+static bool is_gone(struct container *c, struct address_space *as)
+{
+	struct process_info info;
+	if (!as->agent)
+		return atomic_load(&as->dead) || address_space_child_is_gone(as);
+	if (whole_process_has_ended(as->pid))
+		return true;
+	if (pidfd_has_exited(as->agent->pidfd)) {
+		if (whole_process_has_ended(as->pid))
+			return true;
+		container_kill(c, "the agent of a process was killed: its evicted pages cannot be kept safe without it");
+		return false;
+	}
+	if (process_info_read(as->pid, &info) < 0 || info.state == 'Z')
+		return false;
+	return process_same_memory(as->pid, as->agent->pid) == 0;
+}
+
+void container_upkeep(struct container *c)
+{
+	take_newborn(c);
+	for (struct address_space *as = c->spaces, *next; as; as = next) {
+		next = as->next;
+		if (is_gone(c, as))
+			remove_space(c, as);
+	}
+}
+
+void container_member_gone(struct member *member, void *context)
+{
+	struct container *c = context;
+	if (member->as)
+		remove_space(c, member->as);
+}
+
+/* Runs `work` with every member held. */
+static void with_members_held(struct container *c, void (*work)(struct container *c, bool complete))
+{
+	enum { MAX_HELD = 256 };
+	struct world *held[MAX_HELD];
+	uint32_t nr = 0;
+	bool complete = true;
+	for (uint32_t i = 0; i < c->members.nr && nr < MAX_HELD; i++) {
+		if (!c->members.items[i].resident)
+			continue;
+		int r = world_stop(c->members.items[i].pid, STOP_TIMEOUT_US, &held[nr]);
+		if (r == 0)
+			complete &= world_is_complete(held[nr++]);
+		else if (r != -ESRCH && r != -EBUSY)
+			complete = false;
+	}
+	work(c, complete && c->members.nr <= MAX_HELD);
+	while (nr)
+		world_resume(held[--nr]);
+}
+
+static void expire(struct container *c, bool complete)
+{
+	for (struct address_space *as = c->spaces; complete && as; as = as->next)
+		address_space_expire_removed(as);
+}
+
+void container_barrier(struct container *c)
+{
+	with_members_held(c, expire);
+}
+
+#define STALL_SLICE_NS 200000
+#define STALL_MAX_NS 2000000000ull
+
+static void wait_for_reclaim(struct container *c, bool complete)
+{
+	uint64_t begin = container_now_ns();
+	uint32_t seq = atomic_load(&c->exhausted_seq);
+	expire(c, complete);
+	for (struct address_space *as = c->spaces; as; as = as->next)
+		if (as->agent && !atomic_load(&as->dead))
+			address_space_register_new(as);
+	while (container_now_ns() - begin < STALL_MAX_NS && atomic_load(&c->exhausted_seq) == seq && !atomic_load(&c->killed)) {
+		struct charge_sample sample = charge_sample_begin(&c->charge);
+		charge_sample_end(&c->charge, sample, members_sample(&c->members));
+		if (charge_usage(&c->charge) <= charge_limit(&c->charge))
+			return;
+		reclaimer_kick(c->reclaimer);
+		struct timespec nap = {.tv_nsec = STALL_SLICE_NS};
+		nanosleep(&nap, NULL);
+	}
+}
+
+void container_stall(struct container *c)
+{
+	stat_add(&c->stats, stalls, 1);
+	with_members_held(c, wait_for_reclaim);
+}

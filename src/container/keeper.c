@@ -1,0 +1,306 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "container/container.h"
+#include "container/processes.h"
+#include "container/reclaimer.h"
+#include "inject/world.h"
+#include "platform/process.h"
+#include "platform/scheduling.h"
+
+#define EXIT_SIGNAL_BASE 128
+
+struct keeper {
+	struct container container;
+	int channel, signals;
+	bool front_is_gone;
+	uint64_t begin_ns;
+};
+
+static void report(struct keeper *k, enum report_kind kind, int value)
+{
+	struct report r = {kind, value};
+	if (!k->front_is_gone && send(k->channel, &r, sizeof(r), MSG_NOSIGNAL) < 0)
+		log_debug("keeper: cannot report: errno %d", errno);
+}
+
+void container_kill(struct container *c, const char *reason)
+{
+	uint64_t one = 1;
+	if (!atomic_exchange(&c->has_reason, true)) {
+		snprintf(c->reason, sizeof(c->reason), "%s", reason);
+		atomic_store(&c->killed, true);
+	}
+	if (write(c->event, &one, sizeof(one)) < 0)
+		log_debug("keeper: event: errno %d", errno);
+}
+
+static void on_fatal(void *context, const char *reason)
+{
+	container_kill(context, reason);
+}
+
+static void on_need_reclaim(void *context)
+{
+	struct container *c = context;
+	reclaimer_kick(c->reclaimer);
+}
+
+static void on_forked(void *context, struct address_space *child)
+{
+	struct container *c = context;
+	struct address_space *head = atomic_load(&c->newborn);
+	do {
+		child->next = head;
+	} while (!atomic_compare_exchange_weak(&c->newborn, &head, child));
+}
+
+/* In the new process: the user's signal mask, nothing else of membox (every descriptor is close-on-exec). */
+static _Noreturn void exec_program(const struct run_config *config, const struct start_state *start, int failure)
+{
+	sigprocmask(SIG_SETMASK, &start->mask, NULL);
+	execvp(config->argv[0], config->argv);
+	int error = errno;
+	if (write(failure, &error, sizeof(error)) != sizeof(error))
+		_exit(124);
+	_exit(127);
+}
+
+/* 0 with c->program set, or the errno of the failed exec as a negative number. */
+static int start_program(struct container *c, const struct start_state *start)
+{
+	int failure[2], error = 0;
+	if (pipe2(failure, O_CLOEXEC) < 0)
+		return -errno;
+	pid_t pid = fork();
+	if (pid == 0)
+		exec_program(c->config, start, failure[1]);
+	if (pid < 0)
+		error = errno;
+	close(failure[1]);
+	if (pid > 0 && read(failure[0], &error, sizeof(error)) == (ssize_t)sizeof(error))
+		waitpid(pid, NULL, 0);
+	close(failure[0]);
+	c->program = pid;
+	return -error;
+}
+
+/* The terminal's descriptors belong to the program: a pipe must see its end when the program closes it. stderr stays for messages. */
+static void leave_terminal(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null >= 0) {
+		dup3(null, STDIN_FILENO, O_CLOEXEC);
+		dup3(null, STDOUT_FILENO, O_CLOEXEC);
+		if (null > STDERR_FILENO)
+			close(null);
+	}
+	fcntl(STDERR_FILENO, F_SETFD, FD_CLOEXEC);
+	setsid();
+}
+
+static void program_ended(struct container *c, const siginfo_t *info)
+{
+	c->program_ended = true;
+	c->exit_status = info->si_code == CLD_EXITED ? info->si_status : EXIT_SIGNAL_BASE + info->si_status;
+}
+
+/*
+ * Reaps what has ended and notes stops of the program. Races: a thread that did not stop in time for ptrace stops later and shows up here;
+ * world_collect_late takes those first, and none is waited for by another thread because all waiting is done by this one.
+ */
+static void reap_children(struct keeper *k)
+{
+	struct container *c = &k->container;
+	for (;;) {
+		siginfo_t info = {0};
+		world_collect_late();
+		if (waitid(P_ALL, 0, &info, WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL) < 0 || info.si_pid == 0)
+			return;
+		if (world_is_late(info.si_pid))
+			return;
+		if (waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WSTOPPED | WNOHANG | __WALL) < 0)
+			continue;
+		if (info.si_pid != c->program)
+			continue;
+		if (info.si_code == CLD_STOPPED)
+			report(k, REPORT_STOPPED, info.si_status);
+		else if (info.si_code == CLD_EXITED || info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED)
+			program_ended(c, &info);
+	}
+}
+
+static void kill_members(struct container *c)
+{
+	members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c);
+	for (uint32_t i = 0; i < c->members.nr; i++)
+		kill(c->members.items[i].pid, SIGKILL);
+}
+
+static void drain(int fd)
+{
+	char buffer[sizeof(struct signalfd_siginfo) * 8];
+	if (read(fd, buffer, sizeof(buffer)) < 0 && errno != EAGAIN)
+		log_debug("keeper: drain: errno %d", errno);
+}
+
+static void wait_for_work(struct keeper *k, uint64_t timeout_ns)
+{
+	struct pollfd fds[] = {{.fd = k->signals, .events = POLLIN},
+			       {.fd = k->container.event, .events = POLLIN},
+			       {.fd = k->front_is_gone ? -1 : k->channel, .events = POLLIN}};
+	struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / 1000000000u), .tv_nsec = (long)(timeout_ns % 1000000000u)};
+	if (ppoll(fds, ARRAY_LEN(fds), &timeout, NULL) <= 0)
+		return;
+	if (fds[0].revents)
+		drain(k->signals);
+	if (fds[1].revents)
+		drain(k->container.event);
+	if (fds[2].revents & (POLLHUP | POLLERR)) { /* the front was killed: nobody waits for this container any more */
+		k->front_is_gone = true;
+		container_kill(&k->container, "the process that started it was killed");
+	}
+	if (fds[0].revents)
+		reap_children(k);
+}
+
+/* True when the program has ended and none of its descendants is left. */
+static bool is_empty(struct container *c)
+{
+	if (!c->program_ended)
+		return false;
+	return members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c) == 0;
+}
+
+static void serve(struct keeper *k)
+{
+	struct container *c = &k->container;
+	uint64_t timeout_ns = 0;
+	bool said = false;
+	while (!is_empty(c)) {
+		wait_for_work(k, timeout_ns);
+		if (atomic_load(&c->killed)) {
+			if (!said)
+				log_error("container %s is ended: %s", c->config->name, c->reason);
+			said = true;
+			kill_members(c);
+			reap_children(k);
+			timeout_ns = 1000000;
+			continue;
+		}
+		timeout_ns = container_tick(c);
+	}
+}
+
+static int prepare(struct keeper *k, const struct run_config *config, struct swap *swap)
+{
+	struct container *c = &k->container;
+	sigset_t mask;
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGCHLD);
+	c->config = config;
+	c->swap = swap;
+	members_init(&c->members);
+	lock_init(&c->spaces_lock, LOCK_SPACES);
+	charge_init(&c->charge, config->limit_bytes >> PAGE_SHIFT);
+	stat_set(&c->stats, rss_limit, config->limit_bytes);
+	k->signals = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
+	c->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (k->signals < 0 || c->event < 0)
+		return -errno;
+	return 0;
+}
+
+/* The threads start after the program: it is forked from a process with one thread. */
+static int start_threads(struct container *c)
+{
+	struct pager_callbacks callbacks = {
+		.forked = on_forked, .need_reclaim = on_need_reclaim, .fatal = on_fatal, .context = c};
+	int r = pager_init(&c->pager, c->swap, &c->stats, &c->charge, &callbacks);
+	return r < 0 ? r : reclaimer_start(c, &c->reclaimer);
+}
+
+static void final_figures(struct keeper *k)
+{
+	struct container *c = &k->container;
+	stat_set(&c->stats, rss_max_usage, c->charge.max_usage << PAGE_SHIFT);
+	stat_set(&c->stats, rss_failcnt, c->charge.failcnt);
+	stat_set(&c->stats, exit_status, c->exit_status);
+	stat_set(&c->stats, wall_us, (container_now_ns() - k->begin_ns) / 1000);
+	if (c->swap) {
+		stat_set(&c->stats, swap_used, swap_used_slots(c->swap) * PAGE_BYTES);
+		stat_set(&c->stats, swap_total, swap_total_slots(c->swap) * PAGE_BYTES);
+	}
+	if (!c->config->stats_path)
+		return;
+	int r = stats_save_json(&c->stats, c->config->stats_path);
+	if (r < 0)
+		log_error("cannot write statistics to %s: %s", c->config->stats_path, strerror(-r));
+}
+
+static void shut_down(struct keeper *k)
+{
+	struct container *c = &k->container;
+	reclaimer_stop(c->reclaimer);
+	final_figures(k);
+	container_upkeep(c);
+	while (c->spaces) {
+		struct address_space *as = c->spaces;
+		c->spaces = as->next;
+		address_space_bury(as);
+		address_space_put(as);
+	}
+	pager_release(&c->pager);
+	members_release(&c->members);
+	if (c->swap && !swap_check(c->swap))
+		log_debug("keeper: the books of the swap file do not balance");
+	if (c->swap && swap_used_slots(c->swap))
+		log_debug("keeper: %llu slots were not given back", (unsigned long long)swap_used_slots(c->swap));
+	if (c->swap)
+		swap_close(c->swap, c->config->swap_is_default);
+}
+
+void keeper_main(const struct run_config *config, struct swap *swap, const struct start_state *start, int channel)
+{
+	static struct keeper keeper;
+	struct keeper *k = &keeper;
+	k->channel = channel;
+	k->begin_ns = container_now_ns();
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	int r = prepare(k, config, swap);
+	if (r < 0) {
+		log_error("cannot prepare the container: %s", strerror(-r));
+		report(k, REPORT_FAILED, 0);
+		return;
+	}
+	r = start_program(&k->container, start);
+	if (r < 0) {
+		if (swap)
+			swap_close(swap, config->swap_is_default || swap_was_created(swap));
+		report(k, REPORT_EXEC_FAILED, -r);
+		return;
+	}
+	report(k, REPORT_STARTED, k->container.program);
+	leave_terminal();
+	r = start_threads(&k->container);
+	if (r < 0) {
+		log_error("cannot start the container's threads: %s", strerror(-r));
+		container_kill(&k->container, "its keeper could not start");
+	}
+	scheduling_prefer_latency();
+	serve(k);
+	shut_down(k);
+	report(k, REPORT_ENDED, k->container.exit_status);
+}

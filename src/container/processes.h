@@ -1,0 +1,43 @@
+/*
+ * The processes of `membox run`:
+ *
+ *   front     what the user started: in the terminal's process group, forwards signals, mirrors stops, returns the exit code
+ *   └─ guardian   holds the keeper's descriptor table (CLONE_FILES) and nothing else: if the keeper dies, no userfaultfd is closed, so no
+ *      │          page of the program turns into zeros before the guardian has killed every member and seen it dead
+ *      └─ keeper  serves the container; child subreaper
+ *         ├─ the program and its descendants (in the front's session and process group)
+ *         └─ agents
+ *
+ * Guardian and keeper leave the terminal's session once the program is started: Ctrl-C and Ctrl-Z reach the program and the front only.
+ */
+#pragma once
+
+#include <signal.h>
+
+#include "container/run.h"
+
+struct swap;
+
+enum report_kind {
+	REPORT_STARTED,     /* value: the program's pid */
+	REPORT_EXEC_FAILED, /* value: errno */
+	REPORT_FAILED,      /* the keeper could not start; it has said why */
+	REPORT_STOPPED,     /* the program was stopped by a signal */
+	REPORT_ENDED,       /* value: exit status as the shell sees it; the container is empty */
+};
+
+struct report { /* keeper to front, one datagram each */
+	int kind;
+	int value;
+};
+
+/* The signal mask that the program is to start with. */
+struct start_state {
+	sigset_t mask;
+};
+
+/* Forks guardian and keeper. Returns the guardian's pid, or -errno; *ret_channel is the front's end (its closing tells the keeper). */
+pid_t guardian_start(const struct run_config *config, struct swap *swap, const struct start_state *start, int *ret_channel);
+
+/* The keeper's whole life. Returns when the container is empty. */
+void keeper_main(const struct run_config *config, struct swap *swap, const struct start_state *start, int channel);

@@ -1,0 +1,166 @@
+#include "container/run.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "container/processes.h"
+#include "platform/process.h"
+#include "platform/requirements.h"
+#include "swap/swap.h"
+
+#define EXIT_FAILED 125
+#define EXIT_CANNOT_EXECUTE 126
+#define EXIT_NOT_FOUND 127
+
+static const int forwarded[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGWINCH, SIGCONT, SIGPIPE, SIGIO};
+
+struct front {
+	const struct run_config *config;
+	pid_t guardian, program;
+	int channel, signals;
+	int exit_code; /* -1: not known yet */
+};
+
+static int open_swap(const struct run_config *config, struct swap **ret_swap)
+{
+	struct swap_error error;
+	struct swap_options options = {
+		.path = config->swap_path, .container = config->name, .size_bytes = config->swap_size_bytes};
+	*ret_swap = NULL;
+	if (!config->swap_path)
+		return 0;
+	int r = swap_open(&options, ret_swap, &error);
+	if (r < 0)
+		log_error("%s", error.text);
+	return r;
+}
+
+/* A signal from the terminal has reached the program too (same process group); one sent to this process alone is passed on. */
+static void forward_signal(struct front *front)
+{
+	struct signalfd_siginfo info;
+	if (read(front->signals, &info, sizeof(info)) != sizeof(info) || front->program <= 0)
+		return;
+	if (info.ssi_code == SI_KERNEL || info.ssi_signo == SIGWINCH)
+		return;
+	kill(front->program, (int)info.ssi_signo);
+}
+
+static void explain_exec_failure(struct front *front, int error)
+{
+	const char *program = front->config->argv[0];
+	log_error("cannot run %s: %s", program, error == ENOENT ? "not found" : strerror(error));
+	front->exit_code = error == ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_EXECUTE;
+}
+
+/*
+ * The program was stopped. After Ctrl-Z this process was stopped with it, and reads the report only when everything has been continued:
+ * then the program is no longer stopped and there is nothing to mirror.
+ */
+static void mirror_stop(const struct front *front)
+{
+	struct process_info info;
+	if (front->program > 0 && process_info_read(front->program, &info) == 0 && info.state == 'T')
+		raise(SIGSTOP);
+}
+
+/* Returns false when the keeper has nothing more to say. */
+static bool handle_report(struct front *front)
+{
+	struct report report;
+	ssize_t n = recv(front->channel, &report, sizeof(report), 0);
+	if (n != (ssize_t)sizeof(report))
+		return n < 0 && errno == EINTR;
+	switch ((enum report_kind)report.kind) {
+	case REPORT_STARTED:
+		front->program = report.value;
+		break;
+	case REPORT_EXEC_FAILED:
+		explain_exec_failure(front, report.value);
+		break;
+	case REPORT_FAILED:
+		front->exit_code = EXIT_FAILED;
+		break;
+	case REPORT_STOPPED:
+		mirror_stop(front);
+		break;
+	case REPORT_ENDED:
+		front->exit_code = report.value;
+		break;
+	}
+	return true;
+}
+
+static void wait_for_end(struct front *front)
+{
+	struct pollfd fds[] = {{.fd = front->channel, .events = POLLIN}, {.fd = front->signals, .events = POLLIN}};
+	for (;;) {
+		if (poll(fds, ARRAY_LEN(fds), -1) < 0)
+			continue;
+		if (fds[1].revents & POLLIN)
+			forward_signal(front);
+		if (fds[0].revents && !handle_report(front))
+			break;
+	}
+	/* The guardian goes last: until then the swap file is locked and members may still be dying. */
+	while (waitpid(front->guardian, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
+static void swap_file_remove_if_ours(const struct run_config *config, struct swap *swap, const struct front *front)
+{
+	bool half_made = front->exit_code == EXIT_FAILED && front->program <= 0;
+	if (swap && (config->swap_is_default || (half_made && swap_was_created(swap))))
+		unlink(swap_path(swap));
+}
+
+static int run_front(const struct run_config *config, struct swap *swap)
+{
+	struct front front = {.config = config, .exit_code = -1, .channel = -1, .signals = -1};
+	struct start_state start;
+	sigset_t mask;
+	sigemptyset(&mask);
+	for (size_t i = 0; i < ARRAY_LEN(forwarded); i++)
+		sigaddset(&mask, forwarded[i]);
+	sigprocmask(SIG_BLOCK, &mask, &start.mask);
+	front.signals = signalfd(-1, &mask, SFD_CLOEXEC);
+	front.guardian = front.signals < 0 ? -errno : guardian_start(config, swap, &start, &front.channel);
+	if (front.guardian < 0) {
+		log_error("cannot start the container: %s", strerror(-front.guardian));
+		front.exit_code = EXIT_FAILED;
+	} else {
+		wait_for_end(&front);
+	}
+	if (front.exit_code < 0) {
+		log_error("the keeper of container %s was killed: the container was ended, no page was lost to it", config->name);
+		front.exit_code = EXIT_FAILED;
+	}
+	swap_file_remove_if_ours(config, swap, &front);
+	if (front.signals >= 0)
+		close(front.signals);
+	if (front.channel >= 0)
+		close(front.channel);
+	return front.exit_code;
+}
+
+int container_run(const struct run_config *config)
+{
+	struct requirement_failure failure;
+	struct swap *swap;
+	if (requirements_check(&failure) < 0) {
+		log_error("%s (see `membox doctor`)", failure.text);
+		return EXIT_FAILED;
+	}
+	if (open_swap(config, &swap) < 0)
+		return EXIT_FAILED;
+	/* From here the keeper's copy of the swap object does the work; this process only holds the file open until the end. */
+	return run_front(config, swap);
+}

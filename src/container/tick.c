@@ -1,0 +1,135 @@
+/*
+ * Watching usage. Far from the limit nothing is touched and samples are rare; the nearer, the more often: the interval is what the fastest
+ * program would need to cross the remaining distance. Near the limit the container is closed: members are adopted, so that new pages
+ * arrive as faults and are charged first. What still comes uncharged (fresh mappings, copies after fork, file pages) is noticed here, and
+ * a program that outruns reclaim that way is held until usage is back under the limit.
+ */
+#include <stdio.h>
+#include <time.h>
+
+#include "container/container.h"
+#include "container/reclaimer.h"
+#include "reclaim/clock.h"
+
+#define FASTEST_PAGES_PER_US 2       /* 8 GB/s of first touches */
+#define MIN_INTERVAL_NS 300000ull
+#define MAX_INTERVAL_NS 50000000ull
+#define QUIET_TICKS 50               /* ticks without change before the interval grows */
+#define REFRESH_NS 20000000ull       /* the member tree is walked at least this often ... */
+#define REFRESH_CLOSED_NS 4000000ull /* ... when it matters */
+#define UPKEEP_NS 20000000ull
+#define BARRIER_NS 100000000ull
+#define REGISTER_SHARE 8             /* looking for new mappings may take an eighth of the time */
+#define SLACK_FLOOR ((16ull << 20) >> PAGE_SHIFT)
+
+uint64_t container_now_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+uint64_t container_slack(const struct container *c)
+{
+	uint64_t limit = charge_limit((struct charge *)&c->charge);
+	return MAX_OF(limit * 3 / 100, SLACK_FLOOR) / 4;
+}
+
+/* Distance from the limit at which members are adopted. */
+static uint64_t closing_distance(uint64_t limit)
+{
+	return MIN_OF(limit / 8, (24ull << 20) >> PAGE_SHIFT);
+}
+
+static void refresh(struct container *c, uint64_t now)
+{
+	if (now - c->last_refresh_ns < (c->closed ? REFRESH_CLOSED_NS : REFRESH_NS))
+		return;
+	c->last_refresh_ns = now;
+	members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c);
+}
+
+static uint64_t sample(struct container *c)
+{
+	struct charge_sample begun = charge_sample_begin(&c->charge);
+	c->uncovered += charge_sample_end(&c->charge, begun, members_sample(&c->members));
+	return charge_usage(&c->charge);
+}
+
+static void look_for_new_mappings(struct container *c, uint64_t now)
+{
+	uint64_t limit = charge_limit(&c->charge);
+	if (c->uncovered < MAX_OF(limit / 512, 32) || now < c->last_register_ns)
+		return;
+	for (uint32_t i = 0; i < c->members.nr; i++)
+		if (c->members.items[i].as && c->members.items[i].as->agent)
+			address_space_register_new(c->members.items[i].as);
+	uint64_t took = container_now_ns() - now;
+	c->last_register_ns = now + (c->uncovered > SLACK_FLOOR / 8 ? 0 : took * REGISTER_SHARE);
+	c->uncovered = 0;
+}
+
+/* The container is near its limit, or was and is still full of evicted pages. */
+static void tick_closed(struct container *c, uint64_t usage, uint64_t now)
+{
+	uint64_t limit = charge_limit(&c->charge);
+	bool exhausted = atomic_load(&c->exhaustion) != EXHAUSTED_NOT;
+	c->adopt_threshold = exhausted ? 64 : MIN_OF(MAX_OF(limit / 32, 256), 4096);
+	if (c->swap)
+		container_adopt_members(c);
+	look_for_new_mappings(c, now);
+	usage = sample(c);
+	if (usage + clock_watermarks(limit).start > limit)
+		reclaimer_kick(c->reclaimer);
+	if (atomic_exchange(&c->barrier_wanted, false) && now - c->last_barrier_ns > BARRIER_NS) {
+		c->last_barrier_ns = now;
+		container_barrier(c);
+	}
+	if (c->swap && usage > limit + container_slack(c))
+		container_stall(c);
+	container_consider_oom(c);
+}
+
+static void publish(struct container *c)
+{
+	uint64_t resident = c->members.resident << PAGE_SHIFT, file = c->members.file << PAGE_SHIFT;
+	stat_set(&c->stats, rss_usage, resident);
+	stat_set(&c->stats, file, file);
+	stat_set(&c->stats, anon, resident - MIN_OF(file, resident));
+	stat_set(&c->stats, nr_processes, c->members.nr);
+}
+
+static uint64_t next_interval(struct container *c, uint64_t usage)
+{
+	uint64_t limit = charge_limit(&c->charge);
+	uint64_t distance = usage < limit ? limit - usage : 0;
+	uint64_t interval = distance * 1000 / FASTEST_PAGES_PER_US;
+	uint64_t change = usage > c->last_usage ? usage - c->last_usage : c->last_usage - usage;
+	c->last_usage = usage;
+	c->quiet_ticks = change > 16 ? 0 : c->quiet_ticks + 1;
+	interval = MIN_OF(MAX_OF(interval, MIN_INTERVAL_NS), MAX_INTERVAL_NS);
+	if (c->quiet_ticks > QUIET_TICKS)
+		interval = MAX_OF(interval, MIN_OF(MIN_INTERVAL_NS * (c->quiet_ticks / QUIET_TICKS), 4000000ull));
+	return interval;
+}
+
+uint64_t container_tick(struct container *c)
+{
+	uint64_t now = container_now_ns();
+	refresh(c, now);
+	uint64_t limit = charge_limit(&c->charge);
+	uint64_t usage = sample(c);
+	if (usage + closing_distance(limit) > limit) {
+		members_measure_sharing(&c->members, now);
+		usage = sample(c);
+		c->closed |= usage + closing_distance(limit) > limit;
+	}
+	if (c->closed)
+		tick_closed(c, usage, now);
+	if (now - c->last_upkeep_ns > UPKEEP_NS) {
+		c->last_upkeep_ns = now;
+		container_upkeep(c);
+	}
+	publish(c);
+	return next_interval(c, charge_usage(&c->charge));
+}
