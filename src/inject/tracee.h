@@ -27,6 +27,7 @@ struct tracee {
 	pid_t process, tid;
 	enum tracee_state state;
 	bool own_child_leader; /* its exit status belongs to whoever waits for the keeper's children */
+	bool dead_leader;      /* a zombie whose other threads live: it never stops, only its death is reported one day */
 	int deferred_signal;   /* arrived during a foreign system call; sent again at release */
 	uint64_t saved_mask;   /* with BORROWED */
 	struct thread_regs saved_regs;

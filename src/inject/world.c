@@ -2,13 +2,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <time.h>
 
 #include "base/cleanup.h"
-#include "base/log.h"
 #include "inject/tracee.h"
 #include "platform/process.h"
 
@@ -37,13 +37,13 @@ static uint64_t now_us(void)
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
-/* Makes room for one more; 0 or -ENOMEM. */
-static int reserve_one(struct tracee **threads, size_t nr, size_t *room)
+/* Makes room for nr threads; 0 or -ENOMEM. */
+static int reserve(struct tracee **threads, size_t nr, size_t *room)
 {
 	struct tracee *grown;
-	size_t wanted = *room ? *room * 2 : 64;
+	size_t wanted = MAX_OF(nr, MAX_OF(*room * 2, (size_t)64));
 
-	if (nr < *room)
+	if (nr <= *room)
 		return 0;
 	grown = realloc(*threads, wanted * sizeof(*grown));
 	if (!grown)
@@ -101,19 +101,16 @@ static struct tracee *find_thread(struct world *world, pid_t tid)
 static int add_thread(struct world *world, pid_t tid)
 {
 	size_t i = find_late(tid);
-	int r = reserve_one(&world->threads, world->nr_threads, &world->room);
+	int r = reserve(&world->threads, world->nr_threads + 1, &world->room);
 
+	if (!r)
+		r = reserve(&late.threads, late.nr + world->nr_threads + 1, &late.room);
 	if (r < 0)
 		return r;
 	if (i < late.nr) {
 		world->threads[world->nr_threads] = late.threads[i];
 		late.threads[i] = late.threads[--late.nr];
 	} else {
-		while (late.room < late.nr + world->nr_threads + 1) {
-			r = reserve_one(&late.threads, late.room, &late.room);
-			if (r < 0)
-				return r;
-		}
 		r = tracee_seize(&world->threads[world->nr_threads], world->pid, tid);
 		if (r < 0)
 			return r;
@@ -161,7 +158,7 @@ static void recheck_leader(struct world *world)
 	tracee_interrupt(leader);
 }
 
-/* One look at all threads that still run; returns how many do, or -EBUSY when job control has stopped the process. */
+/* One look at all threads that still run; returns how many do. */
 static int poll_threads(struct world *world)
 {
 	int running = 0;
@@ -172,77 +169,76 @@ static int poll_threads(struct world *world)
 		if (tracee->state != TRACEE_RUNNING)
 			continue;
 		tracee_poll(tracee);
-		if (tracee->state == TRACEE_JOB_STOPPED)
-			return -EBUSY;
 		if (tracee->state == TRACEE_GONE && tracee->tid != world->pid)
 			recheck_leader(world);
-		running += tracee->state == TRACEE_RUNNING;
+		running += tracee->state == TRACEE_RUNNING && !tracee->dead_leader;
 	}
 	return running;
+}
+
+/* A leader that has called pthread_exit stays as a zombie until the last thread ends: it is no thread that runs. */
+static void mark_dead_leader(struct world *world)
+{
+	struct tracee *leader = find_thread(world, world->pid);
+
+	if (leader && leader->state == TRACEE_RUNNING)
+		leader->dead_leader = thread_state(world->pid, world->pid) == 'Z';
 }
 
 /* Waits until all known threads are held; -ETIMEDOUT when some still run at the deadline. */
 static int wait_threads(struct world *world, uint64_t deadline)
 {
 	unsigned int rounds = 0;
-	int running;
 
-	while ((running = poll_threads(world)) > 0) {
+	while (poll_threads(world) > 0) {
 		if (now_us() >= deadline)
 			return -ETIMEDOUT;
 		poll_nap(&rounds);
+		if (rounds % 64 == 0)
+			mark_dead_leader(world);
 	}
-	return running;
+	return 0;
 }
 
-/* A leader that has called pthread_exit stays as a zombie until the last thread ends: it is no thread that runs. */
-static bool is_dead_leader(const struct tracee *tracee)
-{
-	char state = tracee->tid == tracee->process ? thread_state(tracee->process, tracee->tid) : '?';
-
-	return state == 'Z' || state == 'X';
-}
-
-/* Gives up on the threads that still run. */
-static void leave_late_ones(struct world *world)
+/* Gives up on the threads that still run; returns how many are held, or -EBUSY when job control holds one. */
+static int leave_late_ones(struct world *world)
 {
 	size_t kept = 0;
+	bool busy = false;
 
 	for (size_t i = 0; i < world->nr_threads; i++) {
 		struct tracee *tracee = &world->threads[i];
 
+		busy = busy || tracee->state == TRACEE_JOB_STOPPED;
 		if (tracee->state == TRACEE_RUNNING) {
-			if (!is_dead_leader(tracee))
-				world->complete = false;
+			world->complete = world->complete && tracee->dead_leader;
 			add_late(tracee);
 		} else if (tracee->state != TRACEE_GONE) {
 			world->threads[kept++] = *tracee;
 		}
 	}
 	world->nr_threads = kept;
+	return busy ? -EBUSY : (int)kept;
 }
 
 /* Stops what runs until a look at the list shows nobody new: a running thread may start others, a stopped one cannot. */
 static int stop_all(struct world *world, uint32_t timeout_us)
 {
 	uint64_t deadline = now_us() + timeout_us;
+	int nr_new, held;
+	int r = 0;
 
-	for (;;) {
-		int nr_new = interrupt_new_threads(world);
-		int r;
-
-		if (nr_new <= 0)
-			return nr_new;
-		r = wait_threads(world, deadline);
-		if (r == -ETIMEDOUT)
-			break;
-		if (r < 0)
-			return r;
-	}
-	/* The deadline has passed: threads started meanwhile by those that still run are not held either. */
-	world->complete = true;
-	leave_late_ones(world);
-	return world->nr_threads > 0 ? 0 : -ETIMEDOUT;
+	do {
+		nr_new = interrupt_new_threads(world);
+		if (nr_new > 0)
+			r = wait_threads(world, deadline);
+	} while (nr_new > 0 && r == 0);
+	if (nr_new < 0)
+		return nr_new;
+	held = leave_late_ones(world);
+	if (held)
+		return held < 0 ? held : 0;
+	return r < 0 ? r : -ESRCH;
 }
 
 int world_stop(pid_t pid, uint32_t timeout_us, struct world **ret_world)
@@ -255,11 +251,6 @@ int world_stop(pid_t pid, uint32_t timeout_us, struct world **ret_world)
 	world->pid = pid;
 	world->complete = true;
 	r = stop_all(world, timeout_us);
-	if (r == 0) {
-		leave_late_ones(world);
-		if (world->nr_threads == 0)
-			r = -ESRCH;
-	}
 	if (r < 0) {
 		world_resume(world);
 		return r;
@@ -338,7 +329,7 @@ static struct tracee *choose_thread(struct world *world)
 			return &world->threads[i];
 	for (size_t i = 0; i < world->nr_threads; i++) {
 		struct tracee *tracee = &world->threads[i];
-		struct thread_regs regs;
+		struct thread_regs regs = {0};
 
 		if (tracee->state != TRACEE_STOPPED || regs_read(tracee->tid, &regs) < 0)
 			continue;

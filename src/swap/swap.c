@@ -1,0 +1,301 @@
+#include "swap/swap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "base/lock.h"
+#include "base/log.h"
+#include "swap/slot_map.h"
+#include "swap/swap_claim.h"
+#include "swap/swap_header.h"
+#include "swap/swap_internal.h"
+#include "swap/trimmer.h"
+
+#define CLUSTER_BYTES ((off_t)CLUSTER_SLOTS * (off_t)PAGE_BYTES)
+#define KEEP_EMPTY_CLUSTERS 4u /* ready for the next evictions without asking the file system */
+#define PUNCH_AT_ONCE 16u
+#define FULL_RETRY_NS 10000000ull /* a full disk is asked again this often */
+
+struct swap {
+	struct swap_claim claim;
+	char *path;
+	struct swap_header header;
+	uint64_t seed;
+	uint32_t nr_slots; /* the cap, with the header's slot 0 */
+	bool has_fallocate;
+	struct lock lock; /* LOCK_SWAP: the books */
+	struct slot_map *map;
+	uint64_t full_until_ns;
+	struct trimmer *trimmer;
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+int swap_fd(const struct swap *swap)
+{
+	return swap->claim.fd;
+}
+
+const char *swap_path(const struct swap *swap)
+{
+	return swap->path;
+}
+
+bool swap_was_created(const struct swap *swap)
+{
+	return swap->claim.created;
+}
+
+/* Space on disk for [offset, offset + len); 0 or -errno. */
+static int reserve(struct swap *swap, off_t offset, off_t len)
+{
+	if (swap->has_fallocate) {
+		if (fallocate(swap->claim.fd, 0, offset, len) == 0)
+			return 0;
+		if (errno != EOPNOTSUPP && errno != ENOSYS)
+			return -errno;
+		swap->has_fallocate = false; /* the file system cannot promise space: a full disk shows when writing */
+	}
+	off_t end = lseek(swap->claim.fd, 0, SEEK_END);
+	return end >= offset + len || ftruncate(swap->claim.fd, offset + len) == 0 ? 0 : -errno;
+}
+
+static off_t cluster_offset(uint32_t cluster)
+{
+	return (off_t)cluster * CLUSTER_BYTES;
+}
+
+static int write_header(struct swap *swap)
+{
+	_Alignas(4096) uint8_t page[PAGE_BYTES];
+	swap_header_encode(&swap->header, page);
+	ssize_t n = pwrite(swap->claim.fd, page, sizeof(page), 0);
+	return n == (ssize_t)sizeof(page) ? 0 : n < 0 ? -errno : -EIO;
+}
+
+/* Trimmer's thread. Gives the space of clusters that have been empty for a while back to the file system, outside the lock. */
+static bool trim_step(void *owner)
+{
+	struct swap *swap = owner;
+	uint32_t cluster;
+	lock_take(&swap->lock);
+	uint32_t nr = slot_map_begin_punch(swap->map, KEEP_EMPTY_CLUSTERS, PUNCH_AT_ONCE, &cluster);
+	lock_drop(&swap->lock);
+	if (!nr)
+		return false;
+	off_t offset = cluster_offset(cluster);
+	off_t skip = cluster == 0 ? (off_t)PAGE_BYTES : 0; /* the header stays */
+	bool gone = fallocate(swap->claim.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset + skip,
+			      (off_t)nr * CLUSTER_BYTES - skip) == 0;
+	lock_take(&swap->lock);
+	slot_map_finish_punch(swap->map, cluster, nr, gone);
+	lock_drop(&swap->lock);
+	return gone;
+}
+
+static uint32_t slots_of(uint64_t size_bytes)
+{
+	uint64_t slots = size_bytes ? size_bytes / PAGE_BYTES + 1 : UINT32_MAX; /* slot 0 is the header */
+	return (uint32_t)MIN_OF(MAX_OF(slots, 2), UINT32_MAX);
+}
+
+/* Reserves the header and the first cluster, so that a full disk shows now and not in the middle of the work. */
+static int reserve_first(struct swap *swap)
+{
+	int r = reserve(swap, 0, CLUSTER_BYTES);
+	if (r < 0)
+		return r;
+	if (slot_map_begin_reserve(swap->map, 0) == 0)
+		slot_map_finish_reserve(swap->map, 0, true);
+	return 0;
+}
+
+static int read_old_header(struct swap *swap, struct swap_error *error)
+{
+	uint8_t page[PAGE_BYTES];
+	if (swap->claim.created || swap->claim.was_empty)
+		return 0;
+	ssize_t n = pread(swap->claim.fd, page, sizeof(page), 0);
+	if (n < 0)
+		return swap_error_system(error, swap->path, -errno);
+	enum swap_header_kind kind =
+		n == (ssize_t)sizeof(page) ? swap_header_decode(page, &swap->header) : SWAP_HEADER_FOREIGN;
+	if (kind == SWAP_HEADER_OURS)
+		return 0;
+	if (kind == SWAP_HEADER_NEWER)
+		return swap_error_set(error, swap->path, -EEXIST, "it is a membox swap file of a newer format");
+	if (kind == SWAP_HEADER_DAMAGED)
+		return swap_error_set(error, swap->path, -EEXIST, "its header is damaged (remove it if nothing in it is needed)");
+	return swap_error_set(error, swap->path, -EEXIST, "it is not empty and not a membox swap file; it was left as it is");
+}
+
+static int prepare_file(struct swap *swap, const struct swap_options *options, struct swap_error *error)
+{
+	int r = read_old_header(swap, error);
+	if (r < 0)
+		return r;
+	if (getrandom(swap->header.uuid, sizeof(swap->header.uuid), 0) < 0 || getrandom(&swap->seed, sizeof(swap->seed), 0) < 0)
+		return swap_error_system(error, swap->path, -errno);
+	memset(swap->header.container, 0, sizeof(swap->header.container));
+	memcpy(swap->header.container, options->container,
+	       MIN_OF(strlen(options->container), sizeof(swap->header.container) - 1));
+	swap->header.clean = false;
+	r = ftruncate(swap->claim.fd, (off_t)PAGE_BYTES) < 0 ? -errno : 0;
+	if (r == 0)
+		r = write_header(swap);
+	if (r == 0)
+		r = reserve_first(swap);
+	if (r < 0)
+		return swap_error_system(error, swap->path, r);
+	int flags = fcntl(swap->claim.fd, F_GETFL);
+	if (flags < 0 || fcntl(swap->claim.fd, F_SETFL, flags | O_DIRECT) < 0)
+		log_debug("swap file %s: no O_DIRECT here", swap->path);
+	return 0;
+}
+
+static void swap_free(struct swap *swap)
+{
+	slot_map_free(swap->map);
+	free(swap->path);
+	lock_destroy(&swap->lock);
+	free(swap);
+}
+
+int swap_open(const struct swap_options *options, struct swap **ret_swap, struct swap_error *error)
+{
+	struct swap *swap = calloc(1, sizeof(*swap));
+	if (!swap)
+		return swap_error_system(error, options->path, -ENOMEM);
+	lock_init(&swap->lock, LOCK_SWAP);
+	swap->has_fallocate = true;
+	swap->path = strdup(options->path);
+	swap->nr_slots = slots_of(options->size_bytes);
+	int r = swap->path ? slot_map_new(swap->nr_slots, &swap->map) : -ENOMEM;
+	if (r == 0)
+		r = trimmer_new(trim_step, swap, &swap->trimmer);
+	if (r < 0) {
+		swap_error_system(error, options->path, r);
+		swap_free(swap);
+		return r;
+	}
+	r = swap_claim_open(swap->path, &swap->claim, error);
+	if (r == 0) {
+		r = prepare_file(swap, options, error);
+		if (r < 0) {
+			if (swap->claim.created)
+				swap_claim_unlink(&swap->claim);
+			else if (swap->claim.was_empty && ftruncate(swap->claim.fd, 0) < 0)
+				log_debug("swap file %s: cannot be emptied again", swap->path);
+			swap_claim_release(&swap->claim);
+		}
+	}
+	if (r < 0) {
+		trimmer_free(swap->trimmer);
+		swap_free(swap);
+		return r;
+	}
+	*ret_swap = swap;
+	return 0;
+}
+
+void swap_close(struct swap *swap, bool remove_file)
+{
+	trimmer_free(swap->trimmer);
+	if (remove_file) {
+		swap_claim_unlink(&swap->claim);
+	} else {
+		swap->header.clean = true;
+		if (ftruncate(swap->claim.fd, (off_t)PAGE_BYTES) < 0 || write_header(swap) < 0)
+			log_error("cannot give back the space of swap file %s: %s", swap->path, strerror(errno));
+	}
+	swap_claim_release(&swap->claim);
+	swap_free(swap);
+}
+
+int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *ret_nr)
+{
+	for (;;) {
+		uint32_t cluster;
+		lock_take(&swap->lock);
+		bool may_grow = !swap->full_until_ns || now_ns() >= swap->full_until_ns;
+		int r = slot_map_alloc_run(swap->map, want, may_grow, ret_first, ret_nr, &cluster);
+		lock_drop(&swap->lock);
+		if (r == -EBUSY || r == -ENOMEM)
+			return -ENOSPC;
+		if (r != -EAGAIN)
+			return r;
+		r = reserve(swap, cluster_offset(cluster), CLUSTER_BYTES);
+		lock_take(&swap->lock);
+		slot_map_finish_reserve(swap->map, cluster, r == 0);
+		swap->full_until_ns = r < 0 ? now_ns() + FULL_RETRY_NS : 0;
+		lock_drop(&swap->lock);
+	}
+}
+
+void swap_get(struct swap *swap, slot_t slot)
+{
+	lock_take(&swap->lock);
+	slot_map_get(swap->map, slot);
+	lock_drop(&swap->lock);
+}
+
+void swap_put(struct swap *swap, slot_t slot)
+{
+	lock_take(&swap->lock);
+	bool emptied = slot_map_put(swap->map, slot) && slot_map_nr_empty(swap->map) > 2 * KEEP_EMPTY_CLUSTERS;
+	lock_drop(&swap->lock);
+	if (emptied)
+		trimmer_wake(swap->trimmer);
+}
+
+uint32_t swap_references(struct swap *swap, slot_t slot)
+{
+	lock_take(&swap->lock);
+	uint32_t n = slot_map_references(swap->map, slot);
+	lock_drop(&swap->lock);
+	return n;
+}
+
+uint64_t swap_page_checksum(const struct swap *swap, const void *page)
+{
+	return XXH3_64bits_withSeed(page, PAGE_BYTES, swap->seed);
+}
+
+void swap_set_checksum(struct swap *swap, slot_t slot, uint64_t checksum)
+{
+	slot_map_set_checksum(swap->map, slot, checksum);
+}
+
+uint64_t swap_checksum(const struct swap *swap, slot_t slot)
+{
+	return slot_map_checksum(swap->map, slot);
+}
+
+uint64_t swap_used_slots(const struct swap *swap)
+{
+	return slot_map_used(swap->map);
+}
+
+uint64_t swap_total_slots(const struct swap *swap)
+{
+	return swap->nr_slots - 1;
+}
+
+bool swap_check(struct swap *swap)
+{
+	lock_take(&swap->lock);
+	bool ok = slot_map_check(swap->map);
+	lock_drop(&swap->lock);
+	return ok;
+}
