@@ -1,7 +1,6 @@
 #include "platform/userfaultfd.h"
 
 #include <errno.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 /* ioctl(2) on a userfaultfd: 0 or -errno; the request numbers do not fit the signed type some C libraries declare. */

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 
 #include "base/types.h"
 

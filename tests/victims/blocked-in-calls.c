@@ -248,24 +248,27 @@ static void release_flock(struct blocker *b)
 	flock(b->ends[1], LOCK_UN);
 }
 
+#define BLOCKER(its_name, its_prepare, its_block, its_release) \
+	{ .name = its_name, .prepare = its_prepare, .block = its_block, .release = its_release }
+
 static struct blocker blockers[] = {
-	{ "read", make_pipe, block_read, write_byte },
-	{ "recv-timeout", make_sockets, block_recv_timeout, write_byte },
-	{ "poll", make_pipe, block_poll, write_byte },
-	{ "poll-timeout", make_pipe, block_poll_timeout, NULL },
-	{ "select", make_pipe, block_select, write_byte },
-	{ "epoll", make_pipe, block_epoll, write_byte },
-	{ "epoll-timeout", NULL, block_epoll_timeout, NULL },
-	{ "nanosleep", NULL, block_nanosleep, NULL },
-	{ "clock-nanosleep", NULL, block_clock_nanosleep, NULL },
-	{ "futex", NULL, block_futex, release_futex },
-	{ "futex-timeout", NULL, block_futex_timeout, NULL },
-	{ "sigwait", NULL, block_sigwait, release_sigwait },
-	{ "wait", prepare_wait, block_wait, release_wait },
-	{ "accept", prepare_accept, block_accept, release_accept },
-	{ "semaphore", prepare_semaphore, block_semaphore, release_semaphore },
-	{ "message", prepare_message, block_message, release_message },
-	{ "flock", prepare_flock, block_flock, release_flock },
+	BLOCKER("read", make_pipe, block_read, write_byte),
+	BLOCKER("recv-timeout", make_sockets, block_recv_timeout, write_byte),
+	BLOCKER("poll", make_pipe, block_poll, write_byte),
+	BLOCKER("poll-timeout", make_pipe, block_poll_timeout, NULL),
+	BLOCKER("select", make_pipe, block_select, write_byte),
+	BLOCKER("epoll", make_pipe, block_epoll, write_byte),
+	BLOCKER("epoll-timeout", NULL, block_epoll_timeout, NULL),
+	BLOCKER("nanosleep", NULL, block_nanosleep, NULL),
+	BLOCKER("clock-nanosleep", NULL, block_clock_nanosleep, NULL),
+	BLOCKER("futex", NULL, block_futex, release_futex),
+	BLOCKER("futex-timeout", NULL, block_futex_timeout, NULL),
+	BLOCKER("sigwait", NULL, block_sigwait, release_sigwait),
+	BLOCKER("wait", prepare_wait, block_wait, release_wait),
+	BLOCKER("accept", prepare_accept, block_accept, release_accept),
+	BLOCKER("semaphore", prepare_semaphore, block_semaphore, release_semaphore),
+	BLOCKER("message", prepare_message, block_message, release_message),
+	BLOCKER("flock", prepare_flock, block_flock, release_flock),
 };
 
 enum { NR_BLOCKERS = sizeof(blockers) / sizeof(*blockers) };
