@@ -77,7 +77,7 @@ int parse_size(const char *text, uint64_t total_bytes, uint64_t *ret_bytes)
 
 const char *format_size(uint64_t bytes, char buffer[SIZE_TEXT_MAX])
 {
-	static const char *const units[] = { "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
+	static const char *const units[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
 	unsigned unit = 0;
 	uint64_t tenths;
 

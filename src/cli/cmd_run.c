@@ -42,14 +42,14 @@ enum run_option {
 };
 
 static const struct option options[] = {
-	{ "name", required_argument, NULL, OPT_NAME },
-	{ "limit", required_argument, NULL, OPT_LIMIT },
-	{ "swap", required_argument, NULL, OPT_SWAP },
-	{ "swap-size", required_argument, NULL, OPT_SWAP_SIZE },
-	{ "no-swap", no_argument, NULL, OPT_NO_SWAP },
-	{ "stats", required_argument, NULL, OPT_STATS },
-	{ "help", no_argument, NULL, 'h' },
-	{ 0 },
+	{"name", required_argument, NULL, OPT_NAME},
+	{"limit", required_argument, NULL, OPT_LIMIT},
+	{"swap", required_argument, NULL, OPT_SWAP},
+	{"swap-size", required_argument, NULL, OPT_SWAP_SIZE},
+	{"no-swap", no_argument, NULL, OPT_NO_SWAP},
+	{"stats", required_argument, NULL, OPT_STATS},
+	{"help", no_argument, NULL, 'h'},
+	{0},
 };
 
 /* The texts as given, indexed by option; NULL: not given. --no-swap holds "". */
@@ -130,7 +130,7 @@ static int read_sizes(const struct run_request *request, struct run_config *conf
 {
 	const char *limit = given(request, OPT_LIMIT);
 	const char *swap_size = given(request, OPT_SWAP_SIZE);
-	struct granted_memory granted = { 0 };
+	struct granted_memory granted = {0};
 	char text[SIZE_TEXT_MAX];
 	int r;
 
@@ -216,8 +216,8 @@ static char *default_swap_path(const char *name)
 
 int cmd_run(int argc, char **argv)
 {
-	struct run_request request = { 0 };
-	struct run_config config = { 0 };
+	struct run_request request = {0};
+	struct run_config config = {0};
 	_cleanup_free_ char *swap_path = NULL;
 	char name[NAME_MAX_LEN + 1];
 

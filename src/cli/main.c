@@ -14,10 +14,10 @@ static const struct verb {
 	int (*run)(int argc, char **argv);
 	const char *help;
 } verbs[] = {
-	{ "run", cmd_run, "run a program with its resident memory under a limit" },
-	{ "doctor", cmd_doctor, "check what this machine allows, and say what to change" },
-	{ "version", cmd_version, "print the version" },
-	{ "help", cmd_help, "print this, or the help of a verb: membox help VERB" },
+	{"run", cmd_run, "run a program with its resident memory under a limit"},
+	{"doctor", cmd_doctor, "check what this machine allows, and say what to change"},
+	{"version", cmd_version, "print the version"},
+	{"help", cmd_help, "print this, or the help of a verb: membox help VERB"},
 };
 
 static const struct verb *find_verb(const char *name)
@@ -77,7 +77,7 @@ int main(int argc, char **argv)
 	}
 	if (!strcmp(argv[1], "--version")) {
 		char version_verb[] = "version";
-		char *version_argv[] = { version_verb, NULL };
+		char *version_argv[] = {version_verb, NULL};
 
 		return cmd_version(1, version_argv);
 	}

@@ -31,9 +31,9 @@ enum listing_answer parse_listing_options(int argc, char **argv, const char *usa
 		OPT_JSON = 256
 	};
 	static const struct option options[] = {
-		{ "json", no_argument, NULL, OPT_JSON },
-		{ "help", no_argument, NULL, 'h' },
-		{ 0 },
+		{"json", no_argument, NULL, OPT_JSON},
+		{"help", no_argument, NULL, 'h'},
+		{0},
 	};
 	enum listing_answer answer = LISTING_TEXT;
 	int c;

@@ -3,10 +3,10 @@
  * an address space. It is made by double clone from a stopped world, owns duplicates of both userfaultfds, and when its lifeline to
  * the keeper hangs up it kills the program, waits until it is gone, and only then exits.
  *
- *   region (one reservation, MADV_DONTFORK):
- *   base                                                                                                  base + size
- *   | code r-x | params rw | ring (memfd, shared with the keeper) | stack | guard | stage 1 | guard | stage 2 | guard |
- *   sentinel: one page of its own, registered on the program's userfaultfd, inherited by fork, normally missing
+ *   region (one reservation, MADV_DONTFORK but for the sentinel):
+ *   base                                                                                                       base + size
+ *   | code r-x | params rw | stack | ring (memfd, shared with the keeper) | guard | sentinel | guard | stage 1 | guard | stage 2 | guard |
+ *   sentinel: one page registered on the program's userfaultfd, inherited by fork, normally missing; not there with an inherited one
  *
  * The ring is writable by the program. Nothing that comes back through it is believed: results are hints, the truth is in PAGEMAP_SCAN
  * of the staging ranges.
@@ -45,6 +45,7 @@ struct agent {
 	uint32_t stage_pages;
 	remote_addr_t sentinel;
 	struct agent_ring *ring; /* mapped here too; private to inject/ */
+	uint32_t requests;       /* made so far */
 	int doorbell;            /* our end of the socket: wakes a sleeping agent; its closing is the lifeline */
 };
 
@@ -60,7 +61,8 @@ struct agent_params {
 
 /*
  * Puts an agent into the stopped world. 0, or -errno with nothing left behind in the process. *ret_what names the step that failed
- * (a string constant). Errors worth a hint: -EPERM from userfaultfd (right missing), -ENOSYS/-EINVAL (kernel too old).
+ * (a string constant). Errors worth a hint: -EPERM from userfaultfd (right missing), -ENOSYS/-EINVAL (kernel too old),
+ * -EACCES (the program has put itself under a seccomp filter, which would judge our system calls and may kill it for them).
  */
 int agent_create(struct world *world, const struct agent_params *params, struct agent **ret_agent, const char **ret_what);
 
@@ -70,5 +72,8 @@ int agent_create(struct world *world, const struct agent_params *params, struct 
  */
 int agent_execute(struct agent *agent, struct agent_op *ops, uint32_t nr);
 
-/* Asks the agent to exit, closes what is ours (not agent->uffd), frees. The task is reaped by whoever waits for children. */
+/*
+ * Asks the agent to exit, closes what is ours (not agent->uffd), frees. The task is reaped by whoever waits for children (its exit
+ * signal may be 0 where it is a child of the program: then the kernel does it). Its region stays mapped. NULL is allowed.
+ */
 void agent_release(struct agent *agent);

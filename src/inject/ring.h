@@ -1,51 +1,65 @@
-/* Memory that keeper and agent share. Both layouts are private to inject/; the agent is part of the same build, so they never differ. */
+/*
+ * What keeper and agent share: the boot page (private memory of the target, written once by the keeper with process_vm_writev) and
+ * the ring (a sealed memfd mapped by both). Private to inject/.
+ *
+ * One request at a time:   keeper: ops, nr_ops, then request (release) ─▶ agent: executes, results, then done (release)
+ * Each side raises its "sleeping" flag before it sleeps and looks once more after that, so that no wake-up is lost.
+ */
 #pragma once
-
-#include <stdatomic.h>
 
 #include "inject/agent.h"
 
-/* The command ring: a memfd, mapped by both. Writable by the program: hostile input for the keeper. */
 struct agent_ring {
-	_Atomic uint32_t request;      /* raised by the keeper: ops are valid */
-	_Atomic uint32_t done;         /* follows request when they are executed */
-	_Atomic uint32_t sleeping;     /* the agent waits at its doorbell */
-	_Atomic uint32_t keeper_waits; /* the keeper waits in futex on done */
+	/* written by the keeper */
+	_Alignas(64) uint32_t request; /* number of the latest request */
 	uint32_t nr_ops;
-	uint32_t reserved;
-	struct agent_op ops[AGENT_MAX_OPS];
+	uint32_t exit;
+	uint32_t keeper_sleeping;
+	/* written by the agent; the program can write all of it */
+	_Alignas(64) uint32_t done; /* number of the latest request that is finished; a shared futex */
+	uint32_t agent_sleeping;
+	_Alignas(64) struct agent_op ops[AGENT_MAX_OPS];
 };
 
-#define AGENT_QUIT 100 /* opcode: exit at once */
-
-/* In the order in which they are reached. */
-enum agent_boot_state {
-	BOOT_NONE,
-	BOOT_HELLO,          /* socket and pidfd are open: the keeper takes its end */
-	BOOT_NEED_DEVICE,    /* userfaultfd(2) was refused: waits for /dev/userfaultfd */
-	BOOT_NEED_INHERITED, /* waits for the userfaultfd of the fork */
-	BOOT_READY,          /* everything is mapped and open: the keeper takes its copies */
-	BOOT_FAILED,
+enum agent_progress {
+	AGENT_BORN = 0,
+	AGENT_HAS_SOCKET, /* waits for the descriptors */
+	AGENT_READY,
+	AGENT_FAILED,
 };
 
-enum agent_step { STEP_SOCKET, STEP_PIDFD, STEP_USERFAULTFD, STEP_RECEIVE, STEP_MEMFD, STEP_MAP_RING, STEP_MAP_STAGE, STEP_SENTINEL };
+/* Steps of the boot, for the message when one fails. */
+enum agent_step {
+	AGENT_STEP_SOCKET = 1,
+	AGENT_STEP_RECEIVE,
+	AGENT_STEP_RING,
+	AGENT_STEP_MAPPINGS,
+	AGENT_STEP_USERFAULTFD,
+};
 
-/* The boot page, in the program's memory; read and written by the keeper with process_vm_readv/writev. */
+/* The descriptors the keeper sends, in this order; the last two only when the flags say so. */
+#define AGENT_BOOT_MAX_FDS 4
+
 struct agent_boot {
-	/* keeper -> agent, before it starts */
+	int64_t agent_pid; /* written by the task in between: pid of the agent or -errno; at offset 0 for the entry code */
+
+	/* from the keeper */
 	uint64_t base, size;
 	uint64_t ring, ring_bytes;
 	uint64_t stage1, stage2, stage_bytes;
-	uint64_t agent_stack_top;
-	uint64_t sentinel;      /* 0: the agent makes one and puts its address here */
-	int32_t target_pid;
-	uint32_t is_inherited;  /* the userfaultfd comes through the socket */
-	/* keeper -> agent, step by step */
-	_Atomic uint32_t proceed; /* the boot state that the keeper has answered */
-	/* agent -> keeper */
-	_Atomic uint32_t state;   /* enum agent_boot_state */
-	int32_t error;            /* -errno with BOOT_FAILED */
-	uint32_t failed_step;     /* enum agent_step */
-	int32_t pid;
-	int32_t keeper_socket, own_socket, target_pidfd, uffd, stage_uffd, memfd;
+	uint64_t sentinel; /* 0: the parent's is used */
+	uint32_t spin_loops;
+	uint8_t has_device, has_inherited; /* /dev/userfaultfd; a userfaultfd to use for the program */
+	char name[16];
+	char root[2];
+	uint8_t affinity[128]; /* a CPU mask: the agent must not inherit a pinned thread's */
+
+	/* from the agent */
+	struct agent_boot_report {
+		uint32_t progress; /* enum agent_progress, written last */
+		int32_t error;     /* -errno of the step that failed */
+		uint32_t step;
+		int32_t keeper_socket, agent_socket;
+		int32_t uffd, stage_uffd;
+	} report;
 };

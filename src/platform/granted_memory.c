@@ -174,7 +174,7 @@ int granted_memory_below(const char *root_dir, struct granted_memory *ret)
 	_cleanup_fclose_ FILE *mounts = open_below(root_dir, "/proc/self/mountinfo");
 	_cleanup_free_ char *line = NULL;
 	_cleanup_free_ struct memory_cgroup *cgroup = malloc(sizeof(*cgroup));
-	struct granted_memory granted = { .source = "machine" };
+	struct granted_memory granted = {.source = "machine"};
 	size_t size = 0;
 	int r;
 

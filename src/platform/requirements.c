@@ -72,14 +72,14 @@ static int read_number(const char *path, int if_absent)
 
 static int capability_sets(struct __user_cap_data_struct sets[2], bool write)
 {
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
 
 	return syscall(write ? SYS_capset : SYS_capget, &header, sets) ? -errno : 0;
 }
 
 static bool have_capability(int capability)
 {
-	struct __user_cap_data_struct sets[2] = { 0 };
+	struct __user_cap_data_struct sets[2] = {0};
 
 	return !capability_sets(sets, false) && (sets[capability / 32].effective & 1u << capability % 32);
 }
@@ -154,17 +154,24 @@ static int open_userfaultfd(const char **ret_how)
 	return fd < 0 ? -error : fd;
 }
 
+/* Whether CAP_SYS_PTRACE passes on to what this process executes. */
+static bool program_inherits_ptrace(void)
+{
+	if (geteuid() == 0)
+		return have_capability(CAP_SYS_PTRACE);
+	return prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, CAP_SYS_PTRACE, 0, 0) == 1;
+}
+
 /*
  * The program in the container takes the userfaultfd, not membox: a capability that membox has from its own file does not help it,
  * so it is put aside while the right is tried.
  */
 static int open_userfaultfd_as_program(const char **ret_how)
 {
-	struct __user_cap_data_struct full[2] = { 0 }, reduced[2];
-	bool inherited = geteuid() == 0 || prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, CAP_SYS_PTRACE, 0, 0) == 1;
+	struct __user_cap_data_struct full[2] = {0}, reduced[2];
 	int fd;
 
-	if (inherited || !have_capability(CAP_SYS_PTRACE) || capability_sets(full, false))
+	if (program_inherits_ptrace() || !have_capability(CAP_SYS_PTRACE) || capability_sets(full, false))
 		return open_userfaultfd(ret_how);
 	memcpy(reduced, full, sizeof(full));
 	reduced[CAP_SYS_PTRACE / 32].effective &= ~(1u << CAP_SYS_PTRACE % 32);
@@ -188,7 +195,7 @@ static void check_userfaultfd(struct requirement *req, const char *swap_dir)
 	set(req, REQUIREMENT_MISSING, "refused: %s", strerror(-fd));
 	if (fd == -ENOSYS)
 		advise(req, "the kernel has no userfaultfd (CONFIG_USERFAULTFD), or a seccomp filter hides it");
-	else if (have_capability(CAP_SYS_PTRACE) || read_number("/proc/sys/vm/unprivileged_userfaultfd", 0) == 1)
+	else if (program_inherits_ptrace() || read_number("/proc/sys/vm/unprivileged_userfaultfd", 0) == 1)
 		advise(req, "a seccomp filter or security module forbids it (docker, podman: allow userfaultfd, ptrace "
 			    "and process_madvise in the seccomp profile)");
 	else
@@ -201,15 +208,15 @@ static const struct {
 	uint64_t bit;
 	const char *name;
 } feature_names[] = {
-	{ UFFD_FEATURE_MOVE, "MOVE" },
-	{ UFFD_FEATURE_WP_ASYNC, "WP_ASYNC" },
-	{ UFFD_FEATURE_WP_UNPOPULATED, "WP_UNPOPULATED" },
-	{ UFFD_FEATURE_PAGEFAULT_FLAG_WP, "PAGEFAULT_FLAG_WP" },
-	{ UFFD_FEATURE_EVENT_FORK, "EVENT_FORK" },
-	{ UFFD_FEATURE_EVENT_REMAP, "EVENT_REMAP" },
-	{ UFFD_FEATURE_EVENT_REMOVE, "EVENT_REMOVE" },
-	{ UFFD_FEATURE_EVENT_UNMAP, "EVENT_UNMAP" },
-	{ UFFD_FEATURE_THREAD_ID, "THREAD_ID" },
+	{UFFD_FEATURE_MOVE, "MOVE"},
+	{UFFD_FEATURE_WP_ASYNC, "WP_ASYNC"},
+	{UFFD_FEATURE_WP_UNPOPULATED, "WP_UNPOPULATED"},
+	{UFFD_FEATURE_PAGEFAULT_FLAG_WP, "PAGEFAULT_FLAG_WP"},
+	{UFFD_FEATURE_EVENT_FORK, "EVENT_FORK"},
+	{UFFD_FEATURE_EVENT_REMAP, "EVENT_REMAP"},
+	{UFFD_FEATURE_EVENT_REMOVE, "EVENT_REMOVE"},
+	{UFFD_FEATURE_EVENT_UNMAP, "EVENT_UNMAP"},
+	{UFFD_FEATURE_THREAD_ID, "THREAD_ID"},
 };
 
 static void name_missing_features(uint64_t offered, char *text, size_t size)
@@ -224,7 +231,7 @@ static void name_missing_features(uint64_t offered, char *text, size_t size)
 
 static void check_features(struct requirement *req, const char *swap_dir)
 {
-	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_api api = {.api = UFFD_API};
 	const char *how;
 	_cleanup_close_ int fd = open_userfaultfd(&how);
 	char missing[160];
@@ -273,6 +280,23 @@ static void check_fork_events(struct requirement *req, const char *swap_dir)
 	}
 }
 
+/*
+ * With capabilities from its file a process is not "dumpable", and its /proc files belong to root. The program is an ordinary process
+ * whose files may be read; so that this one stands for it, it is made dumpable for the moment. Tracing it needs its capabilities even then.
+ */
+static int open_own_pagemap(void)
+{
+	bool dumpable = prctl(PR_GET_DUMPABLE) == 1;
+	int fd;
+
+	if (!dumpable)
+		prctl(PR_SET_DUMPABLE, 1);
+	fd = pagemap_open(getpid());
+	if (!dumpable)
+		prctl(PR_SET_DUMPABLE, 0);
+	return fd;
+}
+
 static void check_pagemap(struct requirement *req, const char *swap_dir)
 {
 	volatile char *page = (volatile char *)page_floor((uintptr_t)&req);
@@ -284,7 +308,7 @@ static void check_pagemap(struct requirement *req, const char *swap_dir)
 	};
 	struct page_run run;
 	uint64_t walked_to;
-	_cleanup_close_ int fd = pagemap_open(getpid());
+	_cleanup_close_ int fd = open_own_pagemap();
 	int r = fd < 0 ? fd : pagemap_scan(fd, &query, &run, 1, &walked_to);
 
 	if (r == 1) {
@@ -420,7 +444,7 @@ static int try_file(const char *dir, int extra_flags)
 static void check_swap_dir(struct requirement *req, const char *swap_dir)
 {
 	_cleanup_free_ char *dir = swap_dir ? strdup(swap_dir) : NULL;
-	struct statfs fs = { 0 };
+	struct statfs fs = {0};
 	char space[SIZE_TEXT_MAX];
 	int r, direct;
 
@@ -486,19 +510,19 @@ static const struct {
 	void (*check)(struct requirement *req, const char *swap_dir);
 	bool can_be_missing;
 } checks[] = {
-	{ "kernel", check_kernel, true },
-	{ "page size", check_page_size, true },
-	{ "userfaultfd", check_userfaultfd, true },
-	{ "userfaultfd features", check_features, true },
-	{ "fork events", check_fork_events, true },
-	{ "pagemap", check_pagemap, true },
-	{ "children list", check_children, true },
-	{ "ptrace", check_ptrace, true },
-	{ "mapped file pages", check_file_pages, false },
-	{ "io_uring", check_io_uring, false },
-	{ "swap folder", check_swap_dir, false },
-	{ "granted memory", check_granted_memory, false },
-	{ "huge pages", check_huge_pages, false },
+	{"kernel", check_kernel, true},
+	{"page size", check_page_size, true},
+	{"userfaultfd", check_userfaultfd, true},
+	{"userfaultfd features", check_features, true},
+	{"fork events", check_fork_events, true},
+	{"pagemap", check_pagemap, true},
+	{"children list", check_children, true},
+	{"ptrace", check_ptrace, true},
+	{"mapped file pages", check_file_pages, false},
+	{"io_uring", check_io_uring, false},
+	{"swap folder", check_swap_dir, false},
+	{"granted memory", check_granted_memory, false},
+	{"huge pages", check_huge_pages, false},
 };
 
 _Static_assert(ARRAY_LEN(checks) <= REQUIREMENTS_MAX, "one place for each check");
@@ -506,7 +530,7 @@ _Static_assert(ARRAY_LEN(checks) <= REQUIREMENTS_MAX, "one place for each check"
 uint32_t requirements_examine(const char *swap_dir, struct requirement ret[REQUIREMENTS_MAX])
 {
 	for (size_t i = 0; i < ARRAY_LEN(checks); i++) {
-		ret[i] = (struct requirement){ .name = checks[i].name };
+		ret[i] = (struct requirement){.name = checks[i].name};
 		checks[i].check(&ret[i], swap_dir);
 	}
 	return ARRAY_LEN(checks);
@@ -515,13 +539,13 @@ uint32_t requirements_examine(const char *swap_dir, struct requirement ret[REQUI
 int requirements_check(struct requirement_failure *ret)
 {
 	for (size_t i = 0; i < ARRAY_LEN(checks); i++) {
-		struct requirement req = { .name = checks[i].name };
+		struct requirement req = {.name = checks[i].name};
 
 		if (!checks[i].can_be_missing)
 			continue;
 		checks[i].check(&req, NULL);
 		if (req.state == REQUIREMENT_MISSING) {
-			snprintf(ret->text, sizeof(ret->text), "%s: %s (run `membox doctor`)", req.name, req.found);
+			snprintf(ret->text, sizeof(ret->text), "%s: %s", req.name, req.found);
 			return -EOPNOTSUPP;
 		}
 	}

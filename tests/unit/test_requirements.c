@@ -28,7 +28,7 @@ static void quick_check_agrees_with_the_full_one(void **state)
 {
 	struct requirement reqs[REQUIREMENTS_MAX];
 	uint32_t nr = requirements_examine(NULL, reqs);
-	struct requirement_failure failure = { "" };
+	struct requirement_failure failure = {""};
 	bool missing = false;
 
 	assert_true(nr > 0 && nr <= REQUIREMENTS_MAX);

@@ -43,7 +43,7 @@ static uint64_t figure(json_object *object, const char *name)
 
 static void every_figure_is_written(void **state)
 {
-	struct stats stats = { 0 };
+	struct stats stats = {0};
 	json_object *object;
 	unsigned nr = 0;
 
@@ -66,7 +66,7 @@ static void every_figure_is_written(void **state)
 
 static void an_older_file_is_replaced(void **state)
 {
-	struct stats stats = { 0 };
+	struct stats stats = {0};
 	FILE *f = fopen(path, "w");
 	json_object *object;
 
@@ -81,7 +81,7 @@ static void an_older_file_is_replaced(void **state)
 
 static void a_link_stays_a_link(void **state)
 {
-	struct stats stats = { 0 };
+	struct stats stats = {0};
 	char link_path[128];
 	struct stat st;
 
@@ -97,7 +97,7 @@ static void a_link_stays_a_link(void **state)
 
 static void devices_are_written_to_not_replaced(void **state)
 {
-	struct stats stats = { 0 };
+	struct stats stats = {0};
 	struct stat st;
 
 	assert_int_equal(stats_save_json(&stats, "/dev/null"), 0);
@@ -108,7 +108,7 @@ static void devices_are_written_to_not_replaced(void **state)
 
 static void errors_are_reported(void **state)
 {
-	struct stats stats = { 0 };
+	struct stats stats = {0};
 	char nowhere[160];
 
 	snprintf(nowhere, sizeof(nowhere), "%s/no/such", folder);

@@ -52,8 +52,8 @@ static void percent_is_of_total(void **state)
 
 static void garbage_is_refused(void **state)
 {
-	static const char *const garbage[] = { "",     "K",    "%",    "-1",  "+1", " 1", "1 ", "1.5G", "1,5G", "5MB",
-					       "5KiB", "0x10", "10%%", "1e3", "G2", "1X", "\n", "5\n",  "five", "--" };
+	static const char *const garbage[] = {"",     "K",    "%",    "-1",  "+1", " 1", "1 ", "1.5G", "1,5G", "5MB",
+					      "5KiB", "0x10", "10%%", "1e3", "G2", "1X", "\n", "5\n",  "five", "--"};
 
 	for (size_t i = 0; i < ARRAY_LEN(garbage); i++)
 		refuses(garbage[i], 1000, -EINVAL);

@@ -20,6 +20,9 @@ struct world {
 
 static double deadline;
 
+/* While a range is moved away its place is a hole, and no other thread's mmap may take it. */
+static pthread_mutex_t hole_lock = PTHREAD_MUTEX_INITIALIZER;
+
 static char *page_of(struct world *w, size_t i)
 {
 	return w->memory + i * PAGE_BYTES;
@@ -93,17 +96,17 @@ static void map_again(struct world *w, size_t first, size_t count)
 
 static void move_away_and_back(struct world *w, size_t first, size_t count)
 {
-	char *place = mmap(NULL, count * PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	CHECK(place != MAP_FAILED, "mmap");
 	for (size_t i = first; i < first + count; i++)
 		if (w->model[i] == UNMAPPED)
 			map_again(w, i, 1);
-	/* One mapping for mremap: rights may differ only where they were changed, and they are all the same here. */
+	pthread_mutex_lock(&hole_lock);
+	char *place = mmap(NULL, count * PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	CHECK(place != MAP_FAILED, "mmap");
 	char *moved = mremap(page_of(w, first), count * PAGE_BYTES, count * PAGE_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, place);
 	if (moved == MAP_FAILED) {
-		CHECK(errno == EFAULT, "mremap");
+		CHECK(errno == EFAULT, "mremap"); /* more than one mapping */
 		munmap(place, count * PAGE_BYTES);
+		pthread_mutex_unlock(&hole_lock);
 		return;
 	}
 	for (size_t i = 0; i < count; i += 7)
@@ -111,6 +114,7 @@ static void move_away_and_back(struct world *w, size_t first, size_t count)
 			page_check(moved + i * PAGE_BYTES, w->model[first + i], "moved away");
 	CHECK(mremap(moved, count * PAGE_BYTES, count * PAGE_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, page_of(w, first)) == page_of(w, first),
 	      "mremap back");
+	pthread_mutex_unlock(&hole_lock);
 }
 
 static void protect_and_back(struct world *w, size_t first, size_t count)

@@ -5,7 +5,7 @@
  *
  * What is summed: /proc/PID/statm resident memory of each task group below the root (and of COMMAND itself). Left out: processes
  * named "membox-agent", which share the memory of the program, and a process whose memory is that of another one (vfork; seen with
- * kcmp). The keeper's own memory is shown apart ("membox" by name). Shared file pages count once for each process, so the sum is
+ * kcmp). The memory of the keeper and its helpers is shown apart (told by their names). Shared file pages count once for each process, so the sum is
  * never too small. --pss takes Pss from smaps_rollup instead: shared pages once, but slow and it holds the program up.
  */
 #include <dirent.h>
@@ -78,6 +78,12 @@ static bool read_memory(struct member *member)
 	return true;
 }
 
+/* membox's own processes, by name; the agents have been left out before. */
+static bool is_own_name(const char *name)
+{
+	return !strcmp(name, "membox\n") || !strncmp(name, "membox-", 7) || !strncmp(name, "mbox-", 5);
+}
+
 /* Adds a process and then, through the lists of children that every thread has, all below it. */
 static void collect(pid_t pid, bool with_itself)
 {
@@ -90,7 +96,7 @@ static void collect(pid_t pid, bool with_itself)
 		struct member member = { .pid = pid };
 		snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
 		bool is_known = read_file(path, name, sizeof(name)) > 0;
-		member.is_keeper = is_known && !strcmp(name, "membox\n");
+		member.is_keeper = is_known && is_own_name(name);
 		if (is_known && strcmp(name, "membox-agent\n") && read_memory(&member))
 			members[nr_members++] = member;
 	}
