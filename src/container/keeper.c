@@ -31,7 +31,7 @@ struct keeper {
 
 static void report(struct keeper *k, enum report_kind kind, int value)
 {
-	struct report r = {kind, value};
+	struct report r = {(int)kind, value};
 	if (!k->front_is_gone && send(k->channel, &r, sizeof(r), MSG_NOSIGNAL) < 0)
 		log_debug("keeper: cannot report: errno %d", errno);
 }

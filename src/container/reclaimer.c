@@ -25,7 +25,7 @@ struct reclaimer {
 	struct container *c;
 	pthread_t thread;
 	int event;
-	_Atomic bool stop;
+	_Atomic bool stop, kicked; /* kicked: the event is raised already */
 	struct address_space *spaces[MAX_SPACES]; /* a round's own references */
 	bool is_out[MAX_SPACES];                  /* dry or impossible in this round */
 	uint32_t nr_spaces;
@@ -35,6 +35,8 @@ struct reclaimer {
 void reclaimer_kick(struct reclaimer *reclaimer)
 {
 	uint64_t one = 1;
+	if (atomic_exchange(&reclaimer->kicked, true))
+		return;
 	if (write(reclaimer->event, &one, sizeof(one)) < 0)
 		log_debug("reclaim: kick: errno %d", errno);
 }
@@ -209,6 +211,7 @@ static void *reclaimer_main(void *argument)
 		bool kicked = poll(&wait, 1, IDLE_MS) > 0;
 		if (kicked && read(r->event, &count, sizeof(count)) < 0 && errno != EAGAIN)
 			log_debug("reclaim: eventfd: errno %d", errno);
+		atomic_store(&r->kicked, false);
 		if (r->c->pager.writeback)
 			writeback_reap(r->c->pager.writeback, false);
 		uint64_t limit = charge_limit(&r->c->charge);

@@ -32,6 +32,7 @@ extern const char membox_agent_entry[], membox_agent_direct_entry[];
 /* An agent that is being made. What is here is undone when a step fails. */
 struct birth {
 	struct world *world;
+	pid_t memory; /* the thread by which memory is reached, see world_thread() */
 	const struct agent_params *params;
 	struct agent *agent;
 	struct agent_boot boot;
@@ -160,15 +161,14 @@ static void fill_boot_page(struct birth *birth)
 
 static int place_code(struct birth *birth)
 {
-	pid_t pid = world_pid(birth->world);
 	long r;
 
 	birth->what = "placing the agent's code";
 	r = remote3(birth, SYS_mprotect, birth->code, birth->stack_top - birth->code, PROT_READ | PROT_WRITE);
 	if (!r)
-		r = process_write(pid, birth->code, __start_membox_agent, code_bytes());
+		r = process_write(birth->memory, birth->code, __start_membox_agent, code_bytes());
 	if (!r)
-		r = process_write(pid, birth->boot_page, &birth->boot, sizeof(birth->boot));
+		r = process_write(birth->memory, birth->boot_page, &birth->boot, sizeof(birth->boot));
 	if (!r)
 		r = remote3(birth, SYS_mprotect, birth->code, birth->boot_page - birth->code, PROT_READ | PROT_EXEC);
 	return (int)r;
@@ -204,7 +204,7 @@ static long clone_orphan(struct birth *birth)
 	r = world_syscall(birth->world, SYS_wait4, wait_args);
 	if (r < 0)
 		return r;
-	r = process_read(world_pid(birth->world), birth->boot_page + offsetof(struct agent_boot, agent_pid), &pid, sizeof(pid));
+	r = process_read(birth->memory, birth->boot_page + offsetof(struct agent_boot, agent_pid), &pid, sizeof(pid));
 	return r < 0 ? r : pid == 0 ? -ECHILD : (long)pid;
 }
 
@@ -285,7 +285,7 @@ static int adopt_child(struct birth *birth, long pid)
 
 	if (pid < 0)
 		return (int)pid;
-	agent->pid = find_sharer(world_pid(birth->world), (pid_t)pid);
+	agent->pid = find_sharer(birth->memory, (pid_t)pid);
 	if (agent->pid < 0)
 		return agent->pid;
 	agent->pidfd = pidfd_open_process(agent->pid);
@@ -301,7 +301,7 @@ static int make_task(struct birth *birth)
 	if (r < 0 || !is_strange_child(world_pid(birth->world), birth->agent->pid))
 		return r;
 	kill_agent(birth->agent);
-	r = process_write(world_pid(birth->world), birth->boot_page, &birth->boot, sizeof(birth->boot));
+	r = process_write(birth->memory, birth->boot_page, &birth->boot, sizeof(birth->boot));
 	return r < 0 ? r : adopt_child(birth, clone_direct(birth));
 }
 
@@ -322,7 +322,7 @@ static int wait_progress(struct birth *birth, uint32_t wanted)
 
 	birth->what = steps[0];
 	for (;;) {
-		int r = process_read(world_pid(birth->world), birth->boot_page + offsetof(struct agent_boot, report), report,
+		int r = process_read(birth->memory, birth->boot_page + offsetof(struct agent_boot, report), report,
 				     sizeof(*report));
 
 		if (r < 0)
@@ -483,7 +483,7 @@ int agent_create(struct world *world, const struct agent_params *params, struct 
 	_cleanup_close_ int program_pidfd = pidfd_open_process(world_pid(world));
 	_cleanup_close_ int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
 	struct agent *agent = calloc(1, sizeof(*agent));
-	struct birth birth = {.world = world, .params = params, .agent = agent, .program_pidfd = program_pidfd, .memfd = -1,
+	struct birth birth = {.world = world, .memory = world_thread(world), .params = params, .agent = agent, .program_pidfd = program_pidfd, .memfd = -1,
 			      .device = device, .what = "pidfd_open"};
 	int r;
 
@@ -492,7 +492,9 @@ int agent_create(struct world *world, const struct agent_params *params, struct 
 		return -ENOMEM;
 	}
 	agent->pidfd = agent->uffd = agent->stage_uffd = agent->doorbell = -1;
-	r = program_pidfd < 0 ? program_pidfd : run_birth(&birth);
+	r = birth.memory < 0 ? birth.memory : program_pidfd;
+	if (r >= 0)
+		r = run_birth(&birth);
 	if (birth.memfd >= 0)
 		close(birth.memfd);
 	if (r < 0) {

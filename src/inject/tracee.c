@@ -168,7 +168,7 @@ static int run_until(struct tracee *tracee, int wanted)
 		int report;
 
 		if (r < 0) {
-			tracee->state = TRACEE_GONE;
+			tracee->state = TRACEE_RUNNING; /* killed; the report of its death is still to come */
 			return -ESRCH;
 		}
 		report = wait_report(tracee);
@@ -316,18 +316,26 @@ static void settle(struct tracee *tracee)
 	tracee->state = TRACEE_STOPPED;
 }
 
-void tracee_release(struct tracee *tracee)
+void tracee_prepare_release(struct tracee *tracee)
 {
 	struct thread_regs regs = {0};
 
-	if (tracee->state == TRACEE_RUNNING || tracee->state == TRACEE_GONE)
-		return;
 	if (tracee->state == TRACEE_BORROWED)
 		settle(tracee);
 	if (tracee->state == TRACEE_STOPPED && regs_read(tracee->tid, &regs) == 0)
 		undo_interruption(tracee, &regs);
-	if (tracee->deferred_signal)
+}
+
+bool tracee_release(struct tracee *tracee)
+{
+	if (tracee->state == TRACEE_GONE)
+		return true;
+	if (tracee->state != TRACEE_RUNNING && tracee->deferred_signal)
 		syscall(SYS_tgkill, tracee->process, tracee->tid, tracee->deferred_signal);
-	ptrace(PTRACE_DETACH, tracee->tid, NULL, NULL);
-	tracee->state = TRACEE_GONE;
+	if (tracee->state != TRACEE_RUNNING && ptrace(PTRACE_DETACH, tracee->tid, NULL, NULL) == 0) {
+		tracee->state = TRACEE_GONE;
+		return true;
+	}
+	tracee->state = TRACEE_RUNNING;
+	return false;
 }

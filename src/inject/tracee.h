@@ -45,8 +45,14 @@ bool tracee_is_held(const struct tracee *tracee);
 /* Asks a thread again to stop. */
 void tracee_interrupt(struct tracee *tracee);
 
-/* Lets a held thread go on as if nothing had happened. */
-void tracee_release(struct tracee *tracee);
+/* Puts back what a held thread had before it was stopped; the last step before tracee_release. */
+void tracee_prepare_release(struct tracee *tracee);
+
+/*
+ * Lets a held thread go on as if nothing had happened. False when it cannot be let go yet: it still runs, or was killed while held and
+ * is dying. It is RUNNING then and must be polled on, so that its death does not stay unseen and keep its process from ending.
+ */
+bool tracee_release(struct tracee *tracee);
 
 /* Executes one system call at the syscall instruction at pc. Its result, or -ESRCH when the thread died. */
 long tracee_syscall(struct tracee *tracee, remote_addr_t pc, long number, const uint64_t args[6]);

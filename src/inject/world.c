@@ -21,8 +21,8 @@ struct world {
 };
 
 /*
- * Threads that were interrupted but did not stop while their world was held. They will stop some day and must then be set going. Used by
- * the one keeper thread that stops worlds.
+ * Threads that were interrupted but did not stop while their world was held: they will stop some day and must then be set going. And those
+ * that were killed while held: their death must be taken. Used by the one keeper thread that stops worlds.
  */
 static struct {
 	struct tracee *threads;
@@ -80,10 +80,10 @@ int world_collect_late(void)
 	for (size_t i = 0; i < late.nr; i++) {
 		struct tracee *tracee = &late.threads[i];
 
-		if (tracee->state == TRACEE_RUNNING && tracee_poll(tracee) == TRACEE_RUNNING)
+		tracee_poll(tracee);
+		tracee_prepare_release(tracee);
+		if (!tracee_release(tracee))
 			late.threads[kept++] = *tracee;
-		else
-			tracee_release(tracee);
 	}
 	late.nr = kept;
 	return (int)kept;
@@ -273,26 +273,26 @@ void world_resume(struct world *world)
 {
 	if (!world)
 		return;
-	for (size_t i = 0; i < world->nr_threads; i++) {
-		if (world->threads[i].state == TRACEE_RUNNING)
+	/* Threads that run again compete with us for the processor, so nothing but the release itself is left for then. */
+	for (size_t i = 0; i < world->nr_threads; i++)
+		tracee_prepare_release(&world->threads[i]);
+	for (size_t i = 0; i < world->nr_threads; i++)
+		if (!tracee_release(&world->threads[i]))
 			add_late(&world->threads[i]);
-		else
-			tracee_release(&world->threads[i]);
-	}
 	free(world->threads);
 	free(world);
 	world_collect_late();
 }
 
 /* The base address of the program's vdso, from its auxiliary vector; 0 when it has none. */
-static remote_addr_t find_vdso(pid_t pid)
+static remote_addr_t find_vdso(pid_t tid)
 {
 	_cleanup_close_ int fd = -1;
 	uint64_t auxv[128] = {0};
 	char path[48];
 	ssize_t n;
 
-	snprintf(path, sizeof(path), "/proc/%d/auxv", pid);
+	snprintf(path, sizeof(path), "/proc/%d/auxv", tid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return 0;
@@ -304,13 +304,13 @@ static remote_addr_t find_vdso(pid_t pid)
 }
 
 /* Finds a syscall instruction in the vdso, page by page: its length is not told, and all of it is executable. */
-static remote_addr_t find_syscall_instruction(pid_t pid)
+static remote_addr_t find_syscall_instruction(pid_t tid)
 {
-	remote_addr_t vdso = find_vdso(pid);
+	remote_addr_t vdso = find_vdso(tid);
 	uint8_t page[PAGE_BYTES];
 
 	for (size_t i = 0; vdso && i < 4; i++, vdso += PAGE_BYTES) {
-		if (process_read(pid, vdso, page, sizeof(page)) < 0)
+		if (process_read(tid, vdso, page, sizeof(page)) < 0)
 			break;
 		for (size_t at = 0; at + sizeof(syscall_instruction) <= sizeof(page); at += SYSCALL_INSTRUCTION_ALIGN)
 			if (memcmp(page + at, syscall_instruction, sizeof(syscall_instruction)) == 0)
@@ -347,11 +347,22 @@ long world_syscall_at(struct world *world, remote_addr_t pc, long number, const 
 	return tracee ? tracee_syscall(tracee, pc, number, args) : -ESRCH;
 }
 
+pid_t world_thread(struct world *world)
+{
+	const struct tracee *tracee = choose_thread(world);
+
+	return tracee ? tracee->tid : -ESRCH;
+}
+
 long world_syscall(struct world *world, long number, const uint64_t args[6])
 {
+	pid_t tid = world_thread(world);
+
+	if (tid < 0)
+		return -ESRCH;
 	if (!world->syscall_pc)
-		world->syscall_pc = find_syscall_instruction(world->pid);
+		world->syscall_pc = find_syscall_instruction(tid);
 	if (!world->syscall_pc)
-		return thread_state(world->pid, world->pid) == 'X' ? -ESRCH : -ENOTSUP;
+		return -ENOTSUP;
 	return world_syscall_at(world, world->syscall_pc, number, args);
 }

@@ -42,6 +42,12 @@ long world_syscall(struct world *world, long number, const uint64_t args[6]);
 long world_syscall_at(struct world *world, remote_addr_t pc, long number, const uint64_t args[6]);
 
 /*
+ * A held thread of the world, or -ESRCH. Its id, not world_pid(), is what memory is read and written by: a leader that has called
+ * pthread_exit has none any more.
+ */
+pid_t world_thread(struct world *world);
+
+/*
  * Late stoppers: threads that world_stop() could not wait for stop some time later and must then be set going. The keeper calls
  * world_collect_late() on every SIGCHLD and now and then; it returns how many are still outstanding. A loop that waits for all
  * children ignores stop reports of threads for which world_is_late() is true (taking one does no harm).

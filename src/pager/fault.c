@@ -76,8 +76,11 @@ static uint64_t prepare(struct fault_context *context, struct fault *fault, uint
 	struct address_space *as = fault->as;
 	uint32_t dry_seq = atomic_load(&pager->dry_seq);
 	uint64_t granted = charge_prepare(pager->charge, 1, want, !fault->counted);
-	if (granted)
+	if (granted) {
+		if (charge_is_near_limit(pager->charge, clock_watermarks(charge_limit(pager->charge)).start))
+			pager->callbacks.need_reclaim(pager->callbacks.context);
 		return granted;
+	}
 	bool is_agent = as->agent && fault->tid == as->agent->pid;
 	if (is_agent || (fault->counted && dry_seq != fault->dry_seq)) {
 		charge_prepare_forced(pager->charge, 1);

@@ -158,7 +158,7 @@ static void purge_dead(struct fault_thread *thread)
 	}
 }
 
-/* Asks epoll; serves what is ready. Returns how many messages were served. */
+/* Asks epoll; serves what is ready. Returns how many messages and wake-ups there were. */
 static int look_around(struct fault_thread *thread, int timeout_ms)
 {
 	struct epoll_event events[32];
@@ -170,6 +170,7 @@ static int look_around(struct fault_thread *thread, int timeout_ms)
 		if (as == (void *)thread) {
 			if (read(thread->wake, &count, sizeof(count)) < 0 && errno != EAGAIN)
 				log_debug("fault thread: eventfd: errno %d", errno);
+			served++; /* whoever rang may have set a flag: it is looked at before the next sleep */
 			continue;
 		}
 		if (!as) /* the I/O queue: reaped by the loop */

@@ -200,6 +200,20 @@ static void put_batch_back(struct writeback *wb, struct batch *batch)
 	lock_drop(&as->layout);
 }
 
+/* The pages are in the file: their entries say so, and readahead may pass over them. Copies in a fork's child find out when asked for. */
+static void mark_swapped(struct batch *batch)
+{
+	struct address_space *as = batch->as;
+	lock_take(&as->layout);
+	for (uint32_t i = 0; i < batch->nr_pages; i++) {
+		struct batch_page *page = &batch->pages[i];
+		shadow_entry_t entry = page->slot != NO_SLOT ? shadow_get(as->shadow, page->addr) : 0;
+		if (entry_state(entry) == STATE_STAGED && entry_slot(entry) == page->slot)
+			shadow_set(as->shadow, page->addr, (entry & ~ENTRY_STATE_MASK) | STATE_SWAPPED);
+	}
+	lock_drop(&as->layout);
+}
+
 static void finish(struct writeback *wb, struct batch *batch)
 {
 	if (batch->error) {
@@ -208,6 +222,8 @@ static void finish(struct writeback *wb, struct batch *batch)
 				  strerror(-batch->error));
 		wb->failed = true;
 		put_batch_back(wb, batch);
+	} else {
+		mark_swapped(batch);
 	}
 	for (uint32_t i = 0; i < batch->nr_pages; i++)
 		if (batch->pages[i].slot != NO_SLOT)

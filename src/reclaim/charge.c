@@ -37,6 +37,14 @@ uint64_t charge_prepare(struct charge *charge, uint64_t need, uint64_t want, boo
 	return granted;
 }
 
+bool charge_is_near_limit(struct charge *charge, uint64_t pages)
+{
+	lock_take(&charge->lock);
+	bool near = usage_locked(charge) + pages > charge->limit;
+	lock_drop(&charge->lock);
+	return near;
+}
+
 void charge_prepare_forced(struct charge *charge, uint64_t pages)
 {
 	lock_take(&charge->lock);

@@ -34,6 +34,9 @@ void charge_set_limit(struct charge *charge, uint64_t limit_pages);
  */
 uint64_t charge_prepare(struct charge *charge, uint64_t need, uint64_t want, bool count_failure);
 
+/* True when usage leaves less than `pages` below the limit. */
+bool charge_is_near_limit(struct charge *charge, uint64_t pages);
+
 /* Reserves without looking at the limit: for the agent's own faults and for progress when nothing more can be reclaimed. */
 void charge_prepare_forced(struct charge *charge, uint64_t pages);
 

@@ -18,8 +18,8 @@ bool clock_hand_passes(unsigned age, unsigned *ret_age)
 
 struct watermarks clock_watermarks(uint64_t limit_pages)
 {
-	struct watermarks marks = {.start = limit_pages / 128, .stop = limit_pages / 64};
-	marks.start = MIN_OF(MAX_OF(marks.start, 16), 2048);
-	marks.stop = MIN_OF(MAX_OF(marks.stop, 32), 4096);
-	return marks;
+	return (struct watermarks){
+		.start = MIN_OF(MAX_OF(limit_pages / 64, 16), 4096),
+		.stop = MIN_OF(MAX_OF(limit_pages / 40, 32), 8192),
+	};
 }

@@ -81,7 +81,7 @@ static bool read_memory(struct member *member)
 /* membox's own processes, by name; the agents have been left out before. */
 static bool is_own_name(const char *name)
 {
-	return !strcmp(name, "membox\n") || !strncmp(name, "membox-", 7) || !strncmp(name, "mbox-", 5);
+	return !strcmp(name, "membox\n") || !strncmp(name, "membox-", 7) || !strncmp(name, "mbx-", 4);
 }
 
 /* Adds a process and then, through the lists of children that every thread has, all below it. */

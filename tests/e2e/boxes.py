@@ -1,0 +1,260 @@
+"""Running programs bare and in membox, with a hard time limit, and looking at them from outside.
+
+Environment:
+  MEMBOX             the membox binary (default build/membox); "none" runs every program directly, to test the tests
+  MEMBOX_VICTIMS     folder of the victims (default: tests/victims beside the binary)
+  MEMBOX_TEST_SCALE  "ci" (default) or "full": the sizes of the acceptance list
+"""
+import collections
+import ctypes
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MIB = 1 << 20
+BARE = os.environ.get("MEMBOX") == "none"
+MEMBOX = pathlib.Path(os.environ.get("MEMBOX_BIN") or (os.environ.get("MEMBOX") if not BARE else None) or ROOT / "build/membox").absolute()
+VICTIMS = pathlib.Path(os.environ.get("MEMBOX_VICTIMS") or MEMBOX.parent / "tests/victims").absolute()
+FULL = os.environ.get("MEMBOX_TEST_SCALE", "ci") == "full"
+PYTHON = "/usr/bin/python3"
+TIMEOUT_S = 900 if FULL else 150
+
+Run = collections.namedtuple("Run", "status stdout stderr stats sample wall_s")
+
+
+def scale(ci, full):
+    return full if FULL else ci
+
+
+def victim(name):
+    path = VICTIMS / name
+    if not path.exists():
+        pytest.skip(f"victim {name} is not built (in {VICTIMS})")
+    return str(path)
+
+
+def need_program(name):
+    path = shutil.which(name)
+    if not path:
+        pytest.skip(f"program {name} is not installed")
+    return path
+
+
+def need_membox():
+    if BARE:
+        pytest.skip("MEMBOX=none: there is no membox to test")
+
+
+def need_root():
+    if os.geteuid() != 0:
+        pytest.skip("needs root (to mount a file system)")
+
+
+def become_subreaper():
+    """Orphans come to this process, so that nothing that a test leaves over gets out of sight."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+
+# ---- looking at processes -------------------------------------------------------------------------------------------------
+
+
+def read(path):
+    try:
+        with open(path, "rb") as file:
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def processes():
+    """{pid: (parent, state, name)} of all processes."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        text = read(f"/proc/{entry}/stat")
+        if ")" not in text:
+            continue
+        name = text[text.index("(") + 1:text.rindex(")")]
+        fields = text[text.rindex(")") + 2:].split()
+        found[int(entry)] = (int(fields[1]), fields[0], name)
+    return found
+
+
+def descendants(root=None, with_dead=False):
+    """[(pid, state, name)] below a process (default: this one), parents first."""
+    table = processes()
+    children = collections.defaultdict(list)
+    for pid, (parent, _, _) in table.items():
+        children[parent].append(pid)
+    result, queue = [], list(children[root or os.getpid()])
+    while queue:
+        pid = queue.pop(0)
+        _, state, name = table[pid]
+        if with_dead or state not in "ZX":
+            result.append((pid, state, name))
+        queue += children[pid]
+    return result
+
+
+def named(root, name):
+    return [pid for pid, _, its_name in descendants(root) if its_name == name[:15]]
+
+
+def is_alive(pid):
+    text = read(f"/proc/{pid}/stat")
+    return ")" in text and text[text.rindex(")") + 2] not in "ZX"
+
+
+def reap():
+    try:
+        while os.waitpid(-1, os.WNOHANG | 0x40000000)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def wait_until(condition, seconds, step=0.005):
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value or time.monotonic() > end:
+            return value
+        time.sleep(step)
+
+
+def describe(root=None):
+    """What every task below a process is doing; for the report of a hang."""
+    lines = []
+    for pid, state, name in descendants(root, with_dead=True):
+        lines.append(f"{pid} {name} {state} parent {processes().get(pid, ('?',))[0]}")
+        try:
+            tasks = sorted(os.listdir(f"/proc/{pid}/task"), key=int)
+        except OSError:
+            continue
+        for task in tasks[:12]:
+            base = f"/proc/{pid}/task/{task}/"
+            state_line = next((l for l in read(base + "status").splitlines() if l.startswith("State")), "")
+            stack = " < ".join(l.split()[-1].split("+")[0] for l in read(base + "stack").splitlines()[:7])
+            lines.append(f"    {task} {read(base + 'comm').strip()} {state_line} wchan={read(base + 'wchan')} syscall={read(base + 'syscall').strip()}"
+                         f" stack={stack}")
+    return "\n".join(lines)
+
+
+def kill_all(root=None):
+    """SIGKILL, by its id, to each process below one (default: this one): programs first, then the agents and the keeper."""
+    for _ in range(100):
+        found = descendants(root)
+        if not found:
+            break
+        for pid, _, name in sorted(found, key=lambda one: one[2].startswith(("membox", "mbx-"))):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.02)
+        reap()
+
+
+# ---- running --------------------------------------------------------------------------------------------------------------
+
+
+def shell_status(returncode):
+    return 128 - returncode if returncode < 0 else returncode
+
+
+def execute(command, timeout=TIMEOUT_S, stdin=b"", env=None, cwd=None):
+    """(status as the shell gives it, stdout, stderr, seconds). A hang is a failure that says what everyone was doing."""
+    begin = time.monotonic()
+    process = subprocess.Popen([str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={**os.environ, **(env or {})}, cwd=cwd, start_new_session=True)
+    try:
+        stdout, stderr = process.communicate(stdin, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        report = describe()
+        kill_all()
+        stdout, stderr = process.communicate()
+        pytest.fail(f"hang: not done after {timeout} s: {' '.join(map(str, command))}\n{report}\nstdout: {stdout[-2000:]!r}\nstderr: {stderr[-2000:]!r}",
+                    pytrace=False)
+    return shell_status(process.returncode), stdout, stderr.decode(errors="replace"), time.monotonic() - begin
+
+
+def sampler(out, *options):
+    return [victim("rss-sampler"), "--out", out, *options, "--"]
+
+
+def load_json(path):
+    try:
+        return json.loads(read(path) or "null")
+    except ValueError as error:
+        pytest.fail(f"{path} is not JSON: {error}")
+
+
+class Boxes:
+    """The two ways to run a program; files lie in a folder of the test."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.count = 0
+
+    def new_path(self, kind):
+        self.count += 1
+        return self.folder / f"{kind}-{self.count}"
+
+    def command(self, program, limit, swap=None, args=(), stats=None):
+        """The whole command line of a box. limit in bytes or as text."""
+        if BARE:
+            return [str(word) for word in program]
+        words = [str(MEMBOX), "run", "--limit", str(limit)]
+        if "--no-swap" not in args:
+            words += ["--swap", str(swap or self.new_path("swap"))]
+        if stats:
+            words += ["--stats", str(stats)]
+        return words + [str(word) for word in (*args, "--", *program)]
+
+    def run_bare(self, program, **options):
+        """sample["peak"]: the highest memory of the whole tree in bytes (shared pages once)."""
+        out = self.new_path("bare-sample")
+        status, stdout, stderr, wall_s = execute(sampler(out, "--pss", "--interval-us", "10000") + list(program), **options)
+        sample = load_json(out)
+        sample["peak"] = max(sample["max_kib"], sample["largest_process_kib"]) * 1024
+        return Run(status, stdout, stderr, None, sample, wall_s)
+
+    def run_boxed(self, program, limit, swap=None, args=(), sample=False, **options):
+        out, stats = self.new_path("sample"), self.new_path("stats")
+        own_swap = swap or self.new_path("swap")
+        command = self.command(program, limit, own_swap, args, stats)
+        status, stdout, stderr, wall_s = execute((sampler(out) if sample else []) + command, **options)
+        figures = load_json(stats) if not BARE and stats.exists() else None
+        if not swap:
+            own_swap.unlink(missing_ok=True)
+        return Run(status, stdout, stderr, figures, load_json(out) if sample else None, wall_s)
+
+    def run_victim(self, name, *arguments, limit=48 * MIB, press_mb=80, adopted=True, **options):
+        """A self-checking victim must end with 0; with `adopted`, it must have been under pressure in membox."""
+        env = {"VICTIM_PRESS_MB": str(press_mb), **options.pop("env", {})}
+        run = self.run_boxed([victim(name), *arguments], limit, env=env, cwd=self.folder, **options)
+        if run.status == 77:
+            pytest.skip(run.stderr.strip())
+        assert run.status == 0, f"status {run.status}\nstdout {run.stdout[-500:]!r}\nstderr {run.stderr[-3000:]}"
+        if adopted and run.stats:
+            assert run.stats["adoptions"] > 0 and run.stats["swap_out"] + run.stats["zero_drops"] > 0, run.stats
+        return run
+
+    def start(self, program, limit, swap=None, args=(), **options):
+        """Popen of a box; the caller waits for it. The leftover check of conftest.py sees what it forgets."""
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True, **options}
+        return subprocess.Popen(self.command(program, limit, swap, args), **options)
+
+
+def scratch_folder():
+    """On a disk, not in memory: the swap file needs O_DIRECT to be as in real use."""
+    return tempfile.mkdtemp(prefix="membox-e2e-", dir=os.environ.get("MEMBOX_TEST_FOLDER", "/var/tmp"))

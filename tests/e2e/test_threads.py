@@ -1,0 +1,66 @@
+"""What the kernel does with memory of a program behind its back, on pages that have been evicted. The victims check themselves."""
+import pytest
+
+from boxes import MIB, describe, scale, victim
+
+
+def evicted_pages(run):
+    return sum(int(line.split("=")[1]) for line in run.stderr.splitlines() if line.startswith("evicted_pages="))
+
+
+def check(box, name, *arguments, least=1, **options):
+    run = box.run_victim(name, *arguments, **options)
+    if run.stats:
+        assert evicted_pages(run) >= least, f"the victim met no evicted page: {run.stderr}"
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64])
+@pytest.mark.parametrize("name", ["start-join-threads", "start-join-threads-static", "start-join-threads-musl"])
+def test_starting_and_joining_threads(box, name, batch):
+    """The page that holds clear_child_tid must not be evicted."""
+    count = 10000 // batch * batch
+    run = box.run_victim(name, count, batch, 64, limit=32 * MIB)
+    assert run.stdout == b"%d threads\n" % count
+
+
+@pytest.mark.parametrize("call", ["file", "pipe", "socket", "epoll", "futex", "mutex", "signals", "small"])
+def test_system_calls_on_evicted_buffers(box, call):
+    check(box, "calls-on-evicted", call)
+
+
+def test_layout_changes_of_evicted_mappings(box):
+    check(box, "remap-evicted", least=1000)
+
+
+def test_fork_with_evicted_pages(box):
+    check(box, "fork-evicted", least=500)
+
+
+def test_exec_from_an_adopted_process(box):
+    check(box, "exec-evicted", least=50)
+
+
+@pytest.mark.parametrize("what", ["mlock", "direct", "vmsplice"])
+def test_memory_that_the_kernel_holds(box, what):
+    check(box, "pin-evicted", what)
+
+
+def test_deep_recursion(box):
+    box.run_victim("deep-recursion", 64)
+
+
+def test_the_program_sees_no_trace(box):
+    check(box, "see-no-trace")
+
+
+@pytest.mark.parametrize("main", ["read", "epoll", "epoll-timeout", "nanosleep", "futex", "sigwait", "wait"] +
+                         scale([], ["recv-timeout", "poll", "poll-timeout", "select", "clock-nanosleep", "futex-timeout", "accept", "semaphore", "message", "flock"]))
+def test_threads_blocked_in_calls(box, main):
+    check(box, "blocked-in-calls", main)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("seed", range(scale(3, 20)))
+def test_random_operations(box, seed, threads):
+    run = box.run_victim("random-memory-ops", 1000 + seed, scale(4, 30), 96, threads, limit=32 * MIB)
+    assert run.stdout == b"right\n"
