@@ -59,14 +59,6 @@ HELPER _Noreturn void leave(void)
 		call3(SYS_exit, 0, 0, 0);
 }
 
-HELPER _Noreturn void fail(struct agent_boot *boot, uint32_t step, long error)
-{
-	boot->report.error = (int32_t)error;
-	boot->report.step = step;
-	__atomic_store_n(&boot->report.progress, AGENT_FAILED, __ATOMIC_RELEASE);
-	leave();
-}
-
 /* Waits for input or hang-up of up to two descriptors; seconds < 0: as long as it takes. */
 HELPER long wait_for(struct pollfd *fds, long nr, long seconds)
 {
@@ -75,6 +67,16 @@ HELPER long wait_for(struct pollfd *fds, long nr, long seconds)
 	timeout.tv_sec = seconds;
 	timeout.tv_nsec = 0;
 	return raw_syscall(SYS_ppoll, address_of(fds), nr, seconds < 0 ? 0 : address_of(&timeout), 0, 0, 0);
+}
+
+/* The keeper reads the error and kills us; until then we stay, so that it finds the task whose error it is. */
+HELPER _Noreturn void fail(struct agent_boot *boot, uint32_t step, long error)
+{
+	boot->report.error = (int32_t)error;
+	boot->report.step = step;
+	__atomic_store_n(&boot->report.progress, AGENT_FAILED, __ATOMIC_RELEASE);
+	wait_for(NULL, 0, BOOT_TIMEOUT_S);
+	leave();
 }
 
 /* A task of its own: no descriptor, session, directory, name or processor binding is left of the program. */

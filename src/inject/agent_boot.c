@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -20,6 +21,11 @@
 #include "platform/userfaultfd.h"
 
 
+/*
+ * Where the region is asked for: far from where the kernel puts mappings of its own choice. A program that maps again, at a fixed
+ * address, where it has unmapped something must not find the agent there.
+ */
+#define REGION_HINT UINT64_C(0x200000000000)
 #define STACK_BYTES (4 * PAGE_BYTES)
 #define AGENT_SPIN_US 20
 #define BOOT_TIMEOUT_MS 5000
@@ -122,7 +128,7 @@ static int reserve_region(struct birth *birth)
 	struct agent_boot *boot = &birth->boot;
 	uint64_t code = page_ceil(code_bytes());
 	uint64_t head = code + PAGE_BYTES + STACK_BYTES + page_ceil(sizeof(struct agent_ring)) + 3 * PAGE_BYTES;
-	uint64_t args[6] = {0, 0, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0};
+	uint64_t args[6] = {REGION_HINT, 0, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0};
 	long r;
 
 	birth->what = "reservation of the agent's memory";
@@ -292,11 +298,23 @@ static int adopt_child(struct birth *birth, long pid)
 	return agent->pidfd < 0 ? agent->pidfd : 0;
 }
 
+/* Asked beforehand, because an orphan that turns out to be the program's would be seen by it. The answer goes through the boot page. */
+static bool program_is_subreaper(struct birth *birth)
+{
+	int answer = 0;
+
+	if (remote3(birth, SYS_prctl, PR_GET_CHILD_SUBREAPER, birth->boot_page, 0) < 0)
+		return false;
+	return process_read(birth->memory, birth->boot_page, &answer, sizeof(answer)) == 0 && answer;
+}
+
 static int make_task(struct birth *birth)
 {
 	int r;
 
 	birth->what = "clone of the agent";
+	if (program_is_subreaper(birth))
+		return adopt_child(birth, clone_direct(birth));
 	r = adopt_child(birth, clone_orphan(birth));
 	if (r < 0 || !is_strange_child(world_pid(birth->world), birth->agent->pid))
 		return r;

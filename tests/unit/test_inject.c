@@ -4,7 +4,9 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/futex.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -68,6 +70,9 @@ struct board {
 };
 
 static struct board *board;
+
+/* What the next victim does to itself first. */
+static enum { AS_IT_IS, IS_SUBREAPER, HAS_FILTER, IS_NOBODY } trait;
 
 static uint64_t now_us(void)
 {
@@ -233,6 +238,16 @@ static int count_bad_pages(void)
 	return bad;
 }
 
+/* The child must not write to the board: it shares it with its parent. */
+static void fork_child(void)
+{
+	pid_t child = fork();
+
+	while (child == 0)
+		pause();
+	board->child = child;
+}
+
 static void execute_command(int command)
 {
 	if (command == COMMAND_WRITE)
@@ -240,13 +255,9 @@ static void execute_command(int command)
 	else if (command == COMMAND_CHECK)
 		board->bad_pages = count_bad_pages();
 	else if (command == COMMAND_FORK)
-		board->child = fork();
+		fork_child();
 	else
 		_exit(7);
-	if (command == COMMAND_FORK && board->child == 0) {
-		for (;;)
-			pause();
-	}
 }
 
 /* Spends its time in poll, and counts what it sees of children that are not its own. */
@@ -273,10 +284,24 @@ static void memory_victim(void)
 	}
 }
 
+static void take_on_trait(void)
+{
+	struct sock_filter allow_all = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog filter = {.len = 1, .filter = &allow_all};
+
+	if (trait == IS_SUBREAPER)
+		prctl(PR_SET_CHILD_SUBREAPER, 1);
+	if (trait == HAS_FILTER && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) < 0))
+		_exit(1);
+	if (trait == IS_NOBODY && (setgid(65534) < 0 || setuid(65534) < 0))
+		_exit(1);
+}
+
 static void become_victim(enum job job)
 {
 	struct sigaction action = {.sa_handler = count_signal};
 
+	take_on_trait();
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	sigaction(SIGCHLD, &action, NULL);
 	sigaction(SIGALRM, &action, NULL);
@@ -790,6 +815,59 @@ static void test_clean_failures(void **state)
 	end_victim(pid);
 }
 
+static void test_filtered_program_is_refused(void **state)
+{
+	pid_t pid;
+
+	trait = HAS_FILTER;
+	pid = start_victim(JOB_MEMORY);
+	trait = AS_IT_IS;
+	expect_failure(pid, -EACCES);
+	end_victim(pid);
+}
+
+/* The program would inherit an orphaned agent; as a child with exit signal 0 its own waits do not see it. */
+static void test_program_is_subreaper(void **state)
+{
+	static char copy[PAGES * PAGE_BYTES];
+	struct process_info info;
+	struct agent *agent;
+	uint64_t took;
+	pid_t pid;
+
+	trait = IS_SUBREAPER;
+	pid = start_victim(JOB_MEMORY);
+	trait = AS_IT_IS;
+	agent = adopt(pid, &took);
+	assert_int_equal(process_info_read(agent->pid, &info), 0);
+	assert_int_equal(info.parent, pid);
+	register_area(agent);
+	evict_area(pid, agent, copy);
+	usleep(20000);
+	assert_int_equal(board->sigchlds, 0);
+	drop(agent);
+	end_victim(pid);
+}
+
+/* Without a right of its own it uses what the keeper hands over. */
+static void test_unprivileged_program(void **state)
+{
+	static char copy[PAGES * PAGE_BYTES];
+	struct agent *agent;
+	uint64_t took;
+	pid_t pid;
+
+	trait = IS_NOBODY;
+	pid = start_victim(JOB_MEMORY);
+	trait = AS_IT_IS;
+	agent = adopt(pid, &took);
+	register_area(agent);
+	evict_area(pid, agent, copy);
+	assert_int_equal(copy[9 * PAGE_BYTES], 10);
+	drop(agent);
+	end_victim(pid);
+}
+
 /* The keeper of the victim is a process of its own, which is killed while pages are out. */
 static void test_keeper_death(void **state)
 {
@@ -864,6 +942,9 @@ int main(void)
 		cmocka_unit_test(test_agent_dies),
 		cmocka_unit_test(test_child_inherits),
 		cmocka_unit_test(test_clean_failures),
+		cmocka_unit_test(test_filtered_program_is_refused),
+		cmocka_unit_test(test_program_is_subreaper),
+		cmocka_unit_test(test_unprivileged_program),
 		cmocka_unit_test(test_keeper_death),
 	};
 	const char *why;
