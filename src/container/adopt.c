@@ -59,7 +59,8 @@ static struct address_space *find_inherited(struct container *c, pid_t pid)
 static void refuse(struct container *c, struct member *member, int error, const char *what)
 {
 	struct process_info info = {.name = "?"};
-	if (error == -ESRCH || error == -ETIMEDOUT || error == -EBUSY) /* going, or cannot be stopped just now: later */
+	/* Going (a dying process has no memory to register: ENOMEM), or not to be stopped just now: later, if it is still there. */
+	if (error == -ESRCH || error == -ETIMEDOUT || error == -EBUSY || error == -ENOMEM || error == -EPIPE)
 		return;
 	member->unadoptable = true;
 	process_info_read(member->pid, &info);
@@ -77,7 +78,11 @@ static int adopt(struct container *c, struct member *member)
 	struct address_space *inherited = find_inherited(c, member->pid);
 	int r = world_stop(member->pid, STOP_TIMEOUT_US, &world);
 	if (r == 0) {
-		r = address_space_adopt(&c->pager, world, BATCH_PAGES, inherited, &as, &what);
+		/* A child that is not matched yet (its FORK event or one of its own is being worked on) is asked again at the next tick. */
+		if (!inherited && address_space_is_inherited(member->pid))
+			r = -EBUSY;
+		else
+			r = address_space_adopt(&c->pager, world, BATCH_PAGES, inherited, &as, &what);
 		if (r == 0 && !inherited)
 			add_space(c, as);
 		world_resume(world);

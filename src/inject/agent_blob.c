@@ -185,6 +185,7 @@ HELPER void set_up_region(struct agent_state *s)
 	make_writable(s, b->stage2, b->stage_bytes);
 	if (b->sentinel) {
 		make_writable(s, b->sentinel, PAGE_BYTES);
+		call3(SYS_madvise, (long)b->sentinel, (long)PAGE_BYTES, MADV_WIPEONFORK); /* a grandchild must not show its parent's token */
 		keep_private(s, b->base, b->sentinel);
 		keep_private(s, b->sentinel + PAGE_BYTES, end);
 	} else {

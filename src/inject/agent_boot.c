@@ -23,9 +23,11 @@
 
 /*
  * Where the region is asked for: far from where the kernel puts mappings of its own choice. A program that maps again, at a fixed
- * address, where it has unmapped something must not find the agent there.
+ * address, where it has unmapped something must not find the agent there. Each process asks for another place, because a fork's child
+ * still has its parent's sentinel.
  */
 #define REGION_HINT UINT64_C(0x200000000000)
+#define REGION_SPACING (UINT64_C(64) << 20)
 #define STACK_BYTES (4 * PAGE_BYTES)
 #define AGENT_SPIN_US 20
 #define BOOT_TIMEOUT_MS 5000
@@ -128,7 +130,8 @@ static int reserve_region(struct birth *birth)
 	struct agent_boot *boot = &birth->boot;
 	uint64_t code = page_ceil(code_bytes());
 	uint64_t head = code + PAGE_BYTES + STACK_BYTES + page_ceil(sizeof(struct agent_ring)) + 3 * PAGE_BYTES;
-	uint64_t args[6] = {REGION_HINT, 0, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0};
+	uint64_t hint = REGION_HINT + REGION_SPACING * ((uint64_t)world_pid(birth->world) & 0xffff);
+	uint64_t args[6] = {hint, 0, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0};
 	long r;
 
 	birth->what = "reservation of the agent's memory";

@@ -230,6 +230,16 @@ bool address_space_matches(struct address_space *child, pid_t pid)
 	return process_read(pid, child->sentinel, &seen, sizeof(seen)) == 0 && seen == child->token;
 }
 
+bool address_space_is_inherited(pid_t pid)
+{
+	_cleanup_close_ int pagemap = pagemap_open(pid);
+	struct pagemap_query query = {
+		.start = 0, .end = ADDRESS_END, .require = PAGE_WP_ALLOWED, .report = PAGE_WP_ALLOWED, .max_pages = 1};
+	struct page_run run;
+	uint64_t walked;
+	return pagemap < 0 || pagemap_scan(pagemap, &query, &run, 1, &walked) != 0;
+}
+
 static void forget_entry(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context)
 {
 	put_entry_slot(shadow, addr, entry, context);

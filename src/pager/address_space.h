@@ -20,6 +20,8 @@
 #include "pager/shadow.h"
 #include "reclaim/stream.h"
 
+#define ADDRESS_END ((1ull << 47) - PAGE_BYTES) /* of user space; PAGEMAP_SCAN refuses to look beyond */
+
 struct range {
 	remote_addr_t start, end;
 };
@@ -83,6 +85,12 @@ bool address_space_matches(struct address_space *child, pid_t pid);
 
 /* True when the memory of a child that has no agent yet no longer exists. */
 bool address_space_child_is_gone(struct address_space *child);
+
+/*
+ * True when some memory of the process is under a userfaultfd with asynchronous write protection: it was forked by an adopted process. To give
+ * such a process a userfaultfd of its own would be fatal: its faults go to the inherited one.
+ */
+bool address_space_is_inherited(pid_t pid);
 
 /*
  * Registers mappings that appeared since the last look. Callable while the program runs. Returns the number of mappings newly registered

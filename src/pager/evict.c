@@ -28,7 +28,6 @@
 #include "platform/userfaultfd.h"
 #include "reclaim/clock.h"
 
-#define ADDRESS_END ((1ull << 47) - PAGE_BYTES) /* the end of user space, without which PAGEMAP_SCAN refuses */
 #define MAX_RUNS 96              /* MOVE operations in one transaction: bounds how long the lock is held when memory is scattered */
 #define MAX_LOOKED_AT 16384      /* resident pages passed by in one transaction */
 #define IDLE_REVOLUTIONS 5       /* one more than the highest age: then every page has been passed at age 0 */

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -57,11 +58,15 @@ bool swap_was_created(const struct swap *swap)
 	return swap->claim.created;
 }
 
-/* Space on disk for [offset, offset + len); 0 or -errno. */
+/* One caller at a time: swap_open, then the thread that allocates. Space on disk for [offset, offset + len); 0 or -errno. */
 static int reserve(struct swap *swap, off_t offset, off_t len)
 {
 	if (swap->has_fallocate) {
-		if (fallocate(swap->claim.fd, 0, offset, len) == 0)
+		int r;
+		do {
+			r = fallocate(swap->claim.fd, 0, offset, len);
+		} while (r < 0 && errno == EINTR);
+		if (r == 0)
 			return 0;
 		if (errno != EOPNOTSUPP && errno != ENOSYS)
 			return -errno;
@@ -231,10 +236,12 @@ int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *re
 		bool may_grow = !swap->full_until_ns || now_ns() >= swap->full_until_ns;
 		int r = slot_map_alloc_run(swap->map, want, may_grow, ret_first, ret_nr, &cluster);
 		lock_drop(&swap->lock);
-		if (r == -EBUSY || r == -ENOMEM)
-			return -ENOSPC;
+		if (r == -EBUSY) { /* a cluster is being punched out: it is free again in a moment */
+			sched_yield();
+			continue;
+		}
 		if (r != -EAGAIN)
-			return r;
+			return r == -ENOMEM ? -ENOSPC : r;
 		r = reserve(swap, cluster_offset(cluster), CLUSTER_BYTES);
 		lock_take(&swap->lock);
 		slot_map_finish_reserve(swap->map, cluster, r == 0);

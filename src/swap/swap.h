@@ -36,7 +36,7 @@ bool swap_was_created(const struct swap *swap);
 const char *swap_path(const struct swap *swap);
 
 /*
- * Takes up to `want` contiguous slots, each with one reference. Space on disk is reserved (fallocate) before a cluster is used, so that a full
+ * Called by one thread (reclaim). Takes up to `want` contiguous slots, each with one reference. Space on disk is reserved (fallocate) before a cluster is used, so that a full
  * disk shows here and not in a write. 0 with *ret_first, *ret_nr (1..want), or -ENOSPC (cap reached or disk full), -EIO.
  */
 int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *ret_nr);

@@ -154,8 +154,8 @@ def perl(folder):
 SQL = """
 create table a(id integer primary key, x integer, t text);
 create table b(id integer primary key, a_id integer, y integer);
-with recursive n(i) as (select 1 union all select i + 1 from n where i < {n}) insert into a select i, (i * 7919) % 10007, hex(i * 31) || 'padpadpad' from n;
-with recursive n(i) as (select 1 union all select i + 1 from n where i < {n}) insert into b select i, (i * 104729) % {n} + 1, i % 101 from n;
+with recursive n(i) as (select 1 union all select i + 1 from n where i < {n}) insert into a select i, i / 10 + i % 10, hex(i * 31) || 'padpadpad' from n;
+with recursive n(i) as (select 1 union all select i + 1 from n where i < {n}) insert into b select i, (i + (i * 7919) % 3000) % {n} + 1, i % 101 from n;
 create index b_a on b(a_id); create index a_x on a(x);
 select count(*), sum(a.x * b.y), min(a.t), max(a.t) from a join b on b.a_id = a.id;
 select a.x % 10, count(*), sum(b.y) from a join b on b.a_id = a.id group by 1 order by 1;
@@ -164,7 +164,7 @@ select t from a order by t desc limit 5;
 
 
 def sqlite3(folder):
-    return [need_program("sqlite3"), ":memory:", SQL.format(n=scale(300000, 1500000))]
+    return [need_program("sqlite3"), ":memory:", SQL.format(n=scale(400000, 1500000))]
 
 
 def xz(folder):
