@@ -214,26 +214,31 @@ void container_barrier(struct container *c)
 	with_members_held(c, expire);
 }
 
+#define STALL_ROOM ((8ull << 20) >> PAGE_SHIFT)
 #define STALL_SLICE_NS 200000
 #define STALL_MAX_NS 2000000000ull
 
 static void wait_for_reclaim(struct container *c, bool complete)
 {
 	uint64_t begin = container_now_ns();
+	uint64_t limit = charge_limit(&c->charge), room = MIN_OF(limit / 16, STALL_ROOM); /* or they would be held again at once */
 	uint32_t seq = atomic_load(&c->exhausted_seq);
 	expire(c, complete);
+	c->uncovered = 0;
 	for (struct address_space *as = c->spaces; as; as = as->next)
 		if (as->agent && !atomic_load(&as->dead))
 			address_space_register_new(as);
+	atomic_store(&c->room_wanted, room);
 	while (container_now_ns() - begin < STALL_MAX_NS && atomic_load(&c->exhausted_seq) == seq && !atomic_load(&c->killed)) {
 		struct charge_sample sample = charge_sample_begin(&c->charge);
 		charge_sample_end(&c->charge, sample, members_sample(&c->members));
-		if (charge_usage(&c->charge) <= charge_limit(&c->charge))
-			return;
+		if (charge_usage(&c->charge) + room <= limit)
+			break;
 		reclaimer_kick(c->reclaimer);
 		struct timespec nap = {.tv_nsec = STALL_SLICE_NS};
 		nanosleep(&nap, NULL);
 	}
+	atomic_store(&c->room_wanted, 0);
 }
 
 void container_stall(struct container *c)

@@ -39,6 +39,7 @@ struct container {
 	_Atomic(struct address_space *) newborn; /* forked children not yet on the list; pushed by fault threads */
 
 	struct reclaimer *reclaimer;
+	_Atomic uint64_t room_wanted;   /* pages below the limit that a stall waits for; 0: the usual watermarks */
 	_Atomic int exhaustion;         /* enum exhaustion, by the reclaim thread */
 	_Atomic uint32_t exhausted_seq; /* counts its statements */
 
@@ -55,6 +56,7 @@ struct container {
 	uint64_t uncovered;      /* pages of growth since the last look for new mappings */
 	uint64_t adopt_threshold;/* resident anonymous pages from which a member is adopted */
 	uint64_t last_refresh_ns, last_upkeep_ns, last_register_ns, last_barrier_ns;
+	uint64_t register_took_ns; /* the last look for new mappings */
 	uint64_t last_usage, quiet_ticks;
 	uint32_t oom_seen_seq;
 	uint32_t oom_confirmed;

@@ -169,20 +169,25 @@ static uint64_t evict_some(struct reclaimer *r, uint64_t want, enum exhaustion *
 	}
 }
 
+/* Pages that are to be free after a round. */
+static uint64_t goal(const struct container *c, uint64_t limit)
+{
+	return MAX_OF(clock_watermarks(limit).stop, atomic_load(&c->room_wanted));
+}
+
 /* Usage is over the start mark: frees pages until it is below the stop mark or nothing more can be done. */
 static void reclaim_round(struct reclaimer *r)
 {
 	struct container *c = r->c;
 	uint64_t limit = charge_limit(&c->charge), usage;
-	struct watermarks marks = clock_watermarks(limit);
 	enum exhaustion why = c->swap ? EXHAUSTED_NOTHING_LEFT : EXHAUSTED_NO_SWAP;
 	take_spaces(r);
-	while (!atomic_load(&r->stop) && (usage = charge_usage(&c->charge)) + marks.stop > limit) {
+	while (!atomic_load(&r->stop) && (usage = charge_usage(&c->charge)) + goal(c, limit) > limit) {
 		uint64_t freed = 0;
 		if (file_pages_are_many(r, limit))
 			freed = reclaim_file_pages(r);
 		if (c->swap && !writeback_has_failed(c->pager.writeback))
-			freed += evict_some(r, usage + marks.stop - limit, &why);
+			freed += evict_some(r, usage + goal(c, limit) - limit, &why);
 		else if (c->swap)
 			why = EXHAUSTED_SWAP_FULL;
 		if (!freed)
@@ -215,7 +220,8 @@ static void *reclaimer_main(void *argument)
 		if (r->c->pager.writeback)
 			writeback_reap(r->c->pager.writeback, false);
 		uint64_t limit = charge_limit(&r->c->charge);
-		if (kicked && charge_usage(&r->c->charge) + clock_watermarks(limit).start > limit)
+		uint64_t start = MAX_OF(clock_watermarks(limit).start, atomic_load(&r->c->room_wanted));
+		if (kicked && charge_usage(&r->c->charge) + start > limit)
 			reclaim_round(r);
 	}
 	return NULL;

@@ -1,6 +1,7 @@
 #include "container/run.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -49,7 +50,7 @@ static void forward_signal(struct front *front)
 	struct signalfd_siginfo info;
 	if (read(front->signals, &info, sizeof(info)) != sizeof(info) || front->program <= 0)
 		return;
-	if (info.ssi_code == SI_KERNEL || info.ssi_signo == SIGWINCH)
+	if (info.ssi_code == SI_KERNEL)
 		return;
 	kill(front->program, (int)info.ssi_signo);
 }
@@ -151,10 +152,22 @@ static int run_front(const struct run_config *config, struct swap *swap)
 	return front.exit_code;
 }
 
+/* A standard descriptor that is closed must not become one of ours; it is closed again for the program (close-on-exec). */
+static void occupy_standard_descriptors(void)
+{
+	int fd;
+	do {
+		fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	} while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
 int container_run(const struct run_config *config)
 {
 	struct requirement_failure failure;
 	struct swap *swap;
+	occupy_standard_descriptors();
 	if (requirements_check(&failure) < 0) {
 		log_error("%s (see `membox doctor`)", failure.text);
 		return EXIT_FAILED;

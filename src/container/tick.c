@@ -12,7 +12,7 @@
 #include "reclaim/clock.h"
 
 #define FASTEST_PAGES_PER_US 2       /* 8 GB/s of first touches */
-#define MIN_INTERVAL_NS 300000ull
+#define MIN_INTERVAL_NS 200000ull
 #define MAX_INTERVAL_NS 50000000ull
 #define QUIET_TICKS 50               /* ticks without change before the interval grows */
 #define REFRESH_NS 20000000ull       /* the member tree is walked at least this often ... */
@@ -20,6 +20,7 @@
 #define UPKEEP_NS 20000000ull
 #define BARRIER_NS 100000000ull
 #define REGISTER_SHARE 8             /* looking for new mappings may take an eighth of the time */
+#define SLOW_LOOK_NS 1000000ull
 #define SLACK_FLOOR ((16ull << 20) >> PAGE_SHIFT)
 
 uint64_t container_now_ns(void)
@@ -32,7 +33,7 @@ uint64_t container_now_ns(void)
 uint64_t container_slack(const struct container *c)
 {
 	uint64_t limit = charge_limit((struct charge *)&c->charge);
-	return MAX_OF(limit * 3 / 100, SLACK_FLOOR) / 4;
+	return MAX_OF(limit * 3 / 100, SLACK_FLOOR) / 16;
 }
 
 /* Distance from the limit at which members are adopted. */
@@ -64,8 +65,8 @@ static void look_for_new_mappings(struct container *c, uint64_t now)
 	for (uint32_t i = 0; i < c->members.nr; i++)
 		if (c->members.items[i].as && c->members.items[i].as->agent)
 			address_space_register_new(c->members.items[i].as);
-	uint64_t took = container_now_ns() - now;
-	c->last_register_ns = now + (c->uncovered > SLACK_FLOOR / 8 ? 0 : took * REGISTER_SHARE);
+	c->register_took_ns = container_now_ns() - now;
+	c->last_register_ns = now + (c->uncovered > SLACK_FLOOR / 8 ? 0 : c->register_took_ns * REGISTER_SHARE);
 	c->uncovered = 0;
 }
 
@@ -77,7 +78,14 @@ static void tick_closed(struct container *c, uint64_t usage, uint64_t now)
 	c->adopt_threshold = exhausted ? 64 : MIN_OF(MAX_OF(limit / 32, 256), 4096);
 	if (c->swap)
 		container_adopt_members(c);
-	look_for_new_mappings(c, now);
+	/*
+	 * A program that grows while its many mappings are looked through would be far over the limit at the end: it is held meanwhile.
+	 */
+	bool outruns = usage > limit + container_slack(c) || (c->register_took_ns > SLOW_LOOK_NS && c->uncovered > SLACK_FLOOR / 8);
+	if (c->swap && outruns)
+		container_stall(c);
+	else
+		look_for_new_mappings(c, now);
 	usage = sample(c);
 	if (usage + clock_watermarks(limit).start > limit)
 		reclaimer_kick(c->reclaimer);
@@ -85,8 +93,6 @@ static void tick_closed(struct container *c, uint64_t usage, uint64_t now)
 		c->last_barrier_ns = now;
 		container_barrier(c);
 	}
-	if (c->swap && usage > limit + container_slack(c))
-		container_stall(c);
 	container_consider_oom(c);
 }
 

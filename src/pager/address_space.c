@@ -85,7 +85,6 @@ static int find_stack_and_arguments(struct address_space *as)
 		return r;
 	if (info.arg_start && info.env_end > info.arg_start)
 		registration_pin(as, info.arg_start, info.env_end);
-	as->arguments_pinned = true;
 	return 0;
 }
 

@@ -61,7 +61,7 @@ struct address_space {
 	uint32_t nr_skips;
 	struct range populated;   /* where sharing left by fork was broken last */
 	uint32_t revolutions_idle; /* revolutions of the hand without an eviction */
-	bool arguments_pinned;
+	bool ranges_are_stale;    /* a mapping was unmapped or moved since the last look */
 	bool wipe_unchecked; /* forked child: MADV_WIPEONFORK ranges not yet looked for */
 
 	struct fault_thread *thread;

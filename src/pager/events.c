@@ -82,12 +82,14 @@ void events_apply(struct address_space *as, const struct uffd_msg *msg)
 		apply_fork(as, (int)msg->arg.fork.ufd);
 		break;
 	case UFFD_EVENT_REMAP:
+		as->ranges_are_stale = true;
 		apply_remap(as, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len);
 		break;
 	case UFFD_EVENT_REMOVE:
 		apply_remove(as, msg->arg.remove.start, msg->arg.remove.end);
 		break;
 	case UFFD_EVENT_UNMAP:
+		as->ranges_are_stale = true;
 		address_space_forget(as, msg->arg.remove.start, msg->arg.remove.end);
 		break;
 	default:

@@ -76,6 +76,7 @@ struct registration {
 	struct range_list found;
 	remote_addr_t guard_end; /* end of the inaccessible mapping seen just before */
 	int registered;
+	bool all_is_new; /* what was known at the last look may be out of date */
 	bool out_of_memory;
 };
 
@@ -109,6 +110,13 @@ static bool is_registered(const struct address_space *as, const struct mapping *
 	return pagemap_scan(as->pagemap, &query, &run, 1, &walked) == 1;
 }
 
+/* Registered at the last look, and nothing has been unmapped or moved since: no need to ask the kernel. Layout lock held. */
+static bool is_known(const struct registration *reg, const struct mapping *m)
+{
+	const struct range *known = reg->all_is_new || reg->as->ranges_are_stale ? NULL : range_list_find(&reg->as->ranges, m->start);
+	return known && known->end >= m->end;
+}
+
 /*
  * One mapping, found in /proc/PID/maps a moment ago. Races: the program may have unmapped or replaced it since; then registering fails
  * or registers what is there now, which is harmless (a fault on it is filled as its table entry says: zeros). Nothing is evicted from
@@ -119,7 +127,7 @@ static void register_one(struct registration *reg, const struct mapping *m)
 {
 	struct address_space *as = reg->as;
 	lock_take(&as->layout);
-	if (!is_registered(as, m)) {
+	if (!is_known(reg, m) && !is_registered(as, m)) {
 		address_space_forget(as, m->start, m->end);
 		int r = uffd_register(as->uffd, m->start, m->end - m->start, true);
 		if (r == 0)
@@ -148,6 +156,10 @@ static int visit_mapping(const struct mapping *m, void *context)
 int address_space_register_new(struct address_space *as)
 {
 	struct registration reg = {.as = as};
+	lock_take(&as->layout);
+	reg.all_is_new = as->ranges_are_stale;
+	as->ranges_are_stale = false; /* an event from now on raises it again, for this look and the next */
+	lock_drop(&as->layout);
 	int r = maps_for_each(as->pid, visit_mapping, &reg);
 	if (r == 0) {
 		lock_take(&as->layout);

@@ -3,6 +3,8 @@
 Environment:
   MEMBOX             the membox binary (default build/membox); "none" runs every program directly, to test the tests
   MEMBOX_VICTIMS     folder of the victims (default: tests/victims beside the binary)
+  MEMBOX_TEST_TIMEOUT  seconds until a run counts as a hang
+  MEMBOX_TEST_FOLDER   where files and swap files of the tests lie (default /var/tmp; not a tmpfs)
   MEMBOX_TEST_SCALE  "ci" (default) or "full": the sizes of the acceptance list
 """
 import collections
@@ -25,7 +27,7 @@ MEMBOX = pathlib.Path(os.environ.get("MEMBOX_BIN") or (os.environ.get("MEMBOX") 
 VICTIMS = pathlib.Path(os.environ.get("MEMBOX_VICTIMS") or MEMBOX.parent / "tests/victims").absolute()
 FULL = os.environ.get("MEMBOX_TEST_SCALE", "ci") == "full"
 PYTHON = "/usr/bin/python3"
-TIMEOUT_S = 900 if FULL else 150
+TIMEOUT_S = float(os.environ.get("MEMBOX_TEST_TIMEOUT", 1800 if FULL else 150))
 
 Run = collections.namedtuple("Run", "status stdout stderr stats sample wall_s")
 

@@ -1,4 +1,5 @@
 """The limit holds, seen from outside every millisecond, whatever the program does to outrun it."""
+import os
 import pytest
 
 from boxes import BARE, MIB, PYTHON, scale, victim
@@ -47,6 +48,8 @@ def test_reading_a_mapped_file(box):
     with open(path, "wb") as file:
         for i in range(size // MIB):
             file.write(i.to_bytes(4, "little") * (MIB // 4))
+        file.flush()
+        os.fsync(file.fileno())
     script = (f"import mmap\nf = open({str(path)!r}, 'rb')\nm = mmap.mmap(f.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ)\n"
               "print('right' if all(m[i * 4096:i * 4096 + 4] == (i // 256).to_bytes(4, 'little') for r in range(2) for i in range(len(m) // 4096)) else 'wrong')")
     check(box, [PYTHON, "-c", script], size // 4)

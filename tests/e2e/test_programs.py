@@ -142,7 +142,7 @@ def java(folder):
 PERL = r"""
 my %h; my $seed = 3; my $n = shift;
 for my $i (1 .. $n) { $seed = ($seed * 1103515245 + 12345) % 2147483648; $h{"k$seed"} = "v$i" x ($i % 5 + 1); }
-my $t = 0; for my $k (sort keys %h) { $t = ($t * 31 + length($h{$k}) + ord(substr($k, -1))) % 1000000007; }
+my $t = 0; my $j = 0; for my $k (sort keys %h) { next if $j++ % 20; $t = ($t * 31 + length($h{$k}) + ord(substr($k, -1))) % 1000000007; }
 print scalar(keys %h), " $t\n"; exit 6;
 """
 

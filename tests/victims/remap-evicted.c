@@ -194,16 +194,14 @@ int main(void)
 
 	sigaction(SIGSEGV, &action, NULL);
 	memory_press();
-	for (int round = 0; round < 2; round++) {
-		move();
-		dontunmap();
-		grow_and_shrink();
-		unmap_and_fixed();
-		dontneed();
-		advise_free();
-		protect();
-		sparse();
-	}
+	move();
+	dontunmap();
+	grow_and_shrink();
+	unmap_and_fixed();
+	dontneed();
+	advise_free();
+	protect();
+	sparse();
 	victim_report();
 	puts("right");
 	return 0;

@@ -127,7 +127,7 @@ static void collect(pid_t pid, bool with_itself)
 
 static bool shares_memory(const struct member *a, const struct member *b)
 {
-	return a->size == b->size && syscall(SYS_kcmp, a->pid, b->pid, KCMP_VM, 0, 0) == 0;
+	return (nr_members < 64 || a->size == b->size) && syscall(SYS_kcmp, a->pid, b->pid, KCMP_VM, 0, 0) == 0;
 }
 
 static struct sample take_sample(pid_t root)
@@ -138,7 +138,7 @@ static struct sample take_sample(pid_t root)
 	collect(root, false);
 	for (size_t i = 0; i < nr_members; i++) {
 		bool is_double = false;
-		for (size_t k = 0; k < i && nr_members < 64; k++)
+		for (size_t k = 0; k < i && !is_double; k++)
 			is_double |= shares_memory(&members[i], &members[k]);
 		if (is_double)
 			continue;

@@ -165,15 +165,9 @@ static inline size_t pages_absent(const void *memory, size_t nr_pages)
 }
 
 /*
- * Pressure: a ballast of its own that is written twice from end to end, so that everything older, also what was used twice,
- * loses its place. Size in MiB from VICTIM_PRESS_MB (default 96); a test sets the limit below it. Not thread-safe.
+ * Pressure: a ballast of its own of which every page is verified and written in turn, so that everything older loses its place.
+ * Size in MiB from VICTIM_PRESS_MB (default 96); a test sets the limit below it. Not thread-safe.
  */
-struct ballast {
-	char *memory;
-	size_t nr_pages;
-	uint64_t tag;
-};
-
 static inline size_t press_bytes(void)
 {
 	const char *text = getenv("VICTIM_PRESS_MB");
@@ -183,18 +177,25 @@ static inline size_t press_bytes(void)
 
 static inline void memory_press(void)
 {
-	static struct ballast ballast;
+	static char *ballast;
+	static uint64_t round;
+	size_t nr_pages = press_bytes() / PAGE_BYTES;
+	bool is_new = !ballast;
 
-	if (!ballast.memory) {
-		ballast.nr_pages = press_bytes() / PAGE_BYTES;
-		ballast.memory = map_pages(ballast.nr_pages);
-	} else {
-		pages_check(ballast.memory, ballast.nr_pages, ballast.tag, "ballast");
+	if (is_new)
+		ballast = map_pages(nr_pages);
+	for (size_t i = 0; i < nr_pages; i++) {
+		volatile uint64_t *page = (volatile uint64_t *)(void *)(ballast + i * PAGE_BYTES);
+		size_t where = (size_t)(mix(i) % (PAGE_WORDS - 1));
+		if (is_new) {
+			page_fill(ballast + i * PAGE_BYTES, i);
+		} else {
+			CHECK(page[PAGE_WORDS - 1] == page_word(i, PAGE_WORDS - 1) && page[where] == page_word(i + round, where),
+			      "ballast page %zu holds %#llx and %#llx", i, (unsigned long long)page[PAGE_WORDS - 1], (unsigned long long)page[where]);
+		}
+		page[where] = page_word(i + round + 1, where);
 	}
-	ballast.tag = mix(ballast.tag + (uint64_t)getpid()) >> 8;
-	pages_fill(ballast.memory, ballast.nr_pages, ballast.tag);
-	for (size_t i = 0; i < ballast.nr_pages; i++)
-		CHECK(*(volatile uint64_t *)(ballast.memory + i * PAGE_BYTES) == page_word(ballast.tag + i, 0), "ballast page %zu", i);
+	round++;
 }
 
 /*
