@@ -102,6 +102,14 @@ static bool is_worth_adopting(const struct container *c, const struct member *me
 	       member->resident - member->file >= c->adopt_threshold;
 }
 
+bool container_may_adopt_more(const struct container *c)
+{
+	for (uint32_t i = 0; i < c->members.nr; i++)
+		if (is_worth_adopting(c, &c->members.items[i]))
+			return true;
+	return false;
+}
+
 void container_adopt_members(struct container *c)
 {
 	for (uint32_t attempts = 0; attempts < 16; attempts++) {

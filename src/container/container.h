@@ -60,6 +60,7 @@ struct container {
 	uint64_t last_usage, quiet_ticks;
 	uint32_t oom_seen_seq;
 	uint32_t oom_confirmed;
+	uint64_t oom_since_ns; /* over the limit with reclaim exhausted, without a break since; 0: not */
 	_Atomic bool barrier_wanted; /* reclaim passed over many pages flagged REMOVED */
 };
 
@@ -70,6 +71,9 @@ void container_kill(struct container *c, const char *reason);
 
 /* Adopts members that are large enough, largest first. Container thread. */
 void container_adopt_members(struct container *c);
+
+/* True when a member that is large enough could not be adopted yet (it did not stop in time, or its fork is being worked on). */
+bool container_may_adopt_more(const struct container *c);
 
 /* Takes newborn children onto the list, buries what is gone (exit, exec). Container thread. */
 void container_upkeep(struct container *c);

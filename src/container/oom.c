@@ -12,6 +12,7 @@
 
 /* Statements of reclaim in a row, each followed by a sample over the limit, before somebody is killed. */
 #define CONFIRMATIONS 4
+#define ADOPTION_PATIENCE_NS 5000000000ull
 
 static const char *why_text(int exhaustion)
 {
@@ -72,8 +73,14 @@ void container_consider_oom(struct container *c)
 	uint64_t hard = c->members.resident - MIN_OF(c->members.file, c->members.resident);
 	if (atomic_load(&c->exhaustion) == EXHAUSTED_NOT || hard <= limit) {
 		c->oom_confirmed = 0;
+		c->oom_since_ns = 0;
 		return;
 	}
+	if (!c->oom_since_ns)
+		c->oom_since_ns = container_now_ns();
+	/* There is memory to evict, only its owner could not be reached yet: on a busy machine that takes a while. */
+	if (c->swap && container_may_adopt_more(c) && container_now_ns() - c->oom_since_ns < ADOPTION_PATIENCE_NS)
+		return;
 	if (seq == c->oom_seen_seq)
 		return;
 	c->oom_seen_seq = seq;
@@ -81,6 +88,7 @@ void container_consider_oom(struct container *c)
 	if (++c->oom_confirmed < CONFIRMATIONS && !certain)
 		return;
 	c->oom_confirmed = 0;
+	c->oom_since_ns = 0;
 	struct member *victim = choose_victim(c, limit);
 	if (victim)
 		kill_victim(c, victim, limit);

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from boxes import MIB, PYTHON, need_program, scale, victim
+from boxes import FULL, MIB, PYTHON, need_program, scale, victim
 
-LIMITS = [50, 25]
+LIMITS = [50, 25] if FULL else [50]  # a quarter is slow for programs that touch all of their memory at random
 FLOOR = 8 * MIB
 
 
@@ -193,6 +193,8 @@ PROGRAMS = {f.__name__: f for f in (sort, python_dicts, python_multiprocessing, 
 @pytest.mark.parametrize("percent", LIMITS)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_same_output(box, shared_folder, bare_runs, name, percent):
+    if name == "python_multiprocessing" and not FULL:
+        pytest.skip("forked workers store what they share once for each: minutes at half their memory (MEMBOX_TEST_SCALE=full runs it)")
     command = PROGRAMS[name](shared_folder)
     env = {"LC_ALL": "C", "PYTHONHASHSEED": "0"}
     if name not in bare_runs:
