@@ -1,0 +1,85 @@
+/* The shadow page table against a plain array, with its own check after each step. */
+#include "pager/shadow.h"
+#include "unit.h"
+
+#define NR_PAGES 3000
+#define BASE 0x7f0000000000ull
+
+static uint64_t random_next(uint64_t *s)
+{
+	*s ^= *s << 13;
+	*s ^= *s >> 7;
+	*s ^= *s << 17;
+	return *s;
+}
+
+static remote_addr_t page_at(uint64_t i)
+{
+	return BASE + i * PAGE_BYTES * (i % 3 ? 1 : 513); /* some far apart, so that several leaves are used */
+}
+
+static void seen(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context)
+{
+	uint64_t *count = context;
+	assert_int_equal(shadow_get(shadow, addr), entry);
+	++*count;
+}
+
+static void agrees_with_a_model(void **state)
+{
+	static shadow_entry_t model[NR_PAGES];
+	struct shadow *shadow = shadow_new();
+	uint64_t s = 12345, filled = 0, visited = 0;
+	assert_non_null(shadow);
+	for (unsigned step = 0; step < 20000; step++) {
+		uint64_t i = random_next(&s) % NR_PAGES;
+		slot_t slot = (slot_t)(random_next(&s) % 1000 + 1);
+		shadow_entry_t entry = 0;
+		switch (entry_state(model[i])) {
+		case STATE_NONE:
+			entry = entry_make(STATE_RESIDENT, NO_SLOT, step % 3, (uint8_t)step, step % 5 ? 0 : ENTRY_PINNED);
+			break;
+		case STATE_RESIDENT:
+			entry = step % 2 ? entry_make(STATE_STAGED, slot, 0, 1, 0) : 0;
+			break;
+		case STATE_STAGED:
+			entry = step % 2 ? entry_make(STATE_SWAPPED, slot, 0, 1, ENTRY_LOADING) : entry_make(STATE_ZERO, NO_SLOT, 0, 1, 0);
+			break;
+		default:
+			entry = entry_make(STATE_RESIDENT, slot, 1, 2, 0);
+		}
+		assert_true(shadow_set(shadow, page_at(i), entry));
+		model[i] = entry;
+		if (step % 500 == 0)
+			assert_true(shadow_check(shadow));
+	}
+	for (uint64_t i = 0; i < NR_PAGES; i++) {
+		assert_int_equal(shadow_get(shadow, page_at(i)), model[i]);
+		filled += model[i] != 0;
+	}
+	shadow_for_each(shadow, 0, UINT64_MAX, seen, &visited);
+	assert_int_equal(visited, filled);
+	shadow_free(shadow);
+}
+
+static void walk_keeps_to_its_range(void **state)
+{
+	struct shadow *shadow = shadow_new();
+	uint64_t visited = 0;
+	for (uint64_t i = 0; i < 2000; i++)
+		assert_true(shadow_set(shadow, BASE + i * PAGE_BYTES, entry_make(STATE_RESIDENT, NO_SLOT, 0, 0, 0)));
+	shadow_for_each(shadow, BASE + 10 * PAGE_BYTES, BASE + 1500 * PAGE_BYTES, seen, &visited);
+	assert_int_equal(visited, 1490);
+	assert_int_equal(shadow_count(shadow, STATE_RESIDENT), 2000);
+	assert_int_equal(shadow_get(shadow, 1ull << 50), 0);
+	shadow_free(shadow);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(agrees_with_a_model),
+		cmocka_unit_test(walk_keeps_to_its_range),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
