@@ -27,7 +27,7 @@ MEMBOX = pathlib.Path(os.environ.get("MEMBOX_BIN") or (os.environ.get("MEMBOX") 
 VICTIMS = pathlib.Path(os.environ.get("MEMBOX_VICTIMS") or MEMBOX.parent / "tests/victims").absolute()
 FULL = os.environ.get("MEMBOX_TEST_SCALE", "ci") == "full"
 PYTHON = "/usr/bin/python3"
-TIMEOUT_S = float(os.environ.get("MEMBOX_TEST_TIMEOUT", 1800 if FULL else 100))
+TIMEOUT_S = float(os.environ.get("MEMBOX_TEST_TIMEOUT", 1800 if FULL else 150))
 
 Run = collections.namedtuple("Run", "status stdout stderr stats sample wall_s")
 

@@ -55,7 +55,7 @@ sys.exit(3)
 
 
 def python_dicts(folder):
-    return [PYTHON, "-c", PYTHON_DICTS, str(scale(400000, 2000000))]
+    return [PYTHON, "-c", PYTHON_DICTS, str(scale(80000, 2000000))]
 
 
 PYTHON_POOL = """
@@ -79,7 +79,7 @@ if __name__ == "__main__":
 
 
 def python_multiprocessing(folder):
-    return [PYTHON, make_file(folder, "pool.py", PYTHON_POOL), str(scale(200000, 1000000))]
+    return [PYTHON, make_file(folder, "pool.py", PYTHON_POOL), str(scale(60000, 1000000))]
 
 
 NODE = """
@@ -100,7 +100,7 @@ process.exitCode = 4;
 
 
 def node(folder):
-    return [need_program("node"), make_file(folder, "map.js", NODE), str(scale(200000, 1000000))]
+    return [need_program("node"), make_file(folder, "map.js", NODE), str(scale(60000, 1000000))]
 
 
 JAVA = """
@@ -136,7 +136,7 @@ def java(folder):
     if not os.path.exists(os.path.join(folder, "Maps.class")):
         import subprocess
         subprocess.run([need_program("javac"), "-d", folder, source], check=True)
-    return ["java", "-Xmx1g", "-cp", folder, "Maps", str(scale(100000, 500000))]
+    return ["java", "-Xmx1g", "-cp", folder, "Maps", str(scale(30000, 500000))]
 
 
 PERL = r"""
@@ -148,7 +148,7 @@ print scalar(keys %h), " $t\n"; exit 6;
 
 
 def perl(folder):
-    return [need_program("perl"), "-e", PERL, str(scale(500000, 3000000))]
+    return [need_program("perl"), "-e", PERL, str(scale(80000, 3000000))]
 
 
 SQL = """
@@ -164,7 +164,7 @@ select t from a order by t desc limit 5;
 
 
 def sqlite3(folder):
-    return [need_program("sqlite3"), ":memory:", SQL.format(n=scale(400000, 1500000))]
+    return [need_program("sqlite3"), ":memory:", SQL.format(n=scale(100000, 1500000))]
 
 
 def xz(folder):

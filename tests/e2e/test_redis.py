@@ -82,7 +82,7 @@ def serve(box, wrap, nr_keys):
 
 @pytest.mark.parametrize("percent", [50, 25])
 def test_redis_serves_a_client_outside(box, bare_runs, percent):
-    nr_keys = scale(60000, 300000)
+    nr_keys = scale(20000, 300000)
     if "redis" not in bare_runs:
         out = box.folder / "sample"
         serve(box, lambda command: sampler(out, "--pss", "--interval-us", "10000") + command, nr_keys)
