@@ -190,11 +190,15 @@ def busybox(folder):
 PROGRAMS = {f.__name__: f for f in (sort, python_dicts, python_multiprocessing, node, java, perl, sqlite3, xz, gcc, busybox)}
 
 
+# Programs that touch all of their memory at random, or share it after fork: known to be slow (README, limits).
+SLOW = ("python_multiprocessing", "perl", "xz", "gcc", "busybox")
+
+
 @pytest.mark.parametrize("percent", LIMITS)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_same_output(box, shared_folder, bare_runs, name, percent):
-    if name == "python_multiprocessing" and not FULL:
-        pytest.skip("forked workers store what they share once for each: minutes at half their memory (MEMBOX_TEST_SCALE=full runs it)")
+    if name in SLOW and not FULL:
+        pytest.skip("may take minutes at half its memory: MEMBOX_TEST_SCALE=full runs it")
     command = PROGRAMS[name](shared_folder)
     env = {"LC_ALL": "C", "PYTHONHASHSEED": "0"}
     if name not in bare_runs:
