@@ -120,7 +120,7 @@ def test_agent(box):
     need_membox()
     rng = random.Random(12)
     for number in range(max(ROUNDS // 2, 5)):
-        run = Round(box, SHAPES[number % len(SHAPES)], seconds=3)
+        run = Round(box, SHAPES[number % len(SHAPES)], seconds=25)
         run.wait_ready()
         time.sleep(rng.random() * 0.3)
         agents = wait_until(lambda: run.look()[1], 5)
