@@ -118,20 +118,27 @@ static bool is_known(const struct registration *reg, const struct mapping *m)
 }
 
 /*
- * One mapping, found in /proc/PID/maps a moment ago. Races: the program may have unmapped or replaced it since; then registering fails
- * or registers what is there now, which is harmless (a fault on it is filled as its table entry says: zeros). Nothing is evicted from
+ * One mapping, found in /proc/PID/maps a moment ago. Races: the program may have unmapped, replaced or moved it since; then registering
+ * fails or registers what is there now, which is harmless (a fault on it is filled as its table entry says: zeros). Nothing is evicted from
  * it while an event is unread, because MOVE through the program's userfaultfd refuses then. Entries that a mapping which was not
- * registered until now still has are left from an earlier life of the address (MADV_DONTFORK in a child) and are dropped.
+ * registered until now still has are left from an earlier life of the address (MADV_DONTFORK in a child) and are dropped, but never while an
+ * event is unread: a mapping that was moved away looks unregistered too, and its entries are those of the new place. The kernel raises
+ * the mark of a pending event before it changes the layout, so no mark after the look means that the look saw a settled layout.
  */
 static void register_one(struct registration *reg, const struct mapping *m)
 {
 	struct address_space *as = reg->as;
 	lock_take(&as->layout);
 	if (!is_known(reg, m) && !is_registered(as, m)) {
-		address_space_forget(as, m->start, m->end);
-		int r = uffd_register(as->uffd, m->start, m->end - m->start, true);
+		int r = -EAGAIN;
+		if (!uffd_event_pending(as->uffd)) {
+			address_space_forget(as, m->start, m->end);
+			r = uffd_register(as->uffd, m->start, m->end - m->start, true);
+		}
 		if (r == 0)
 			reg->registered++;
+		else if (r == -EAGAIN)
+			as->ranges_are_stale = true; /* it is looked at again */
 		else
 			log_debug("pid %d: mapping %#llx-%#llx is not paged: %s", as->pid, (unsigned long long)m->start,
 				  (unsigned long long)m->end, strerror(-r));
