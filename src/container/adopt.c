@@ -7,11 +7,8 @@
 
 #include "base/log.h"
 #include "container/container.h"
-#include "container/reclaimer.h"
 #include "pager/writeback.h"
 #include "platform/process.h"
-
-#define STOP_TIMEOUT_US 20000
 
 bool container_is_agent(pid_t pid, void *context)
 {
@@ -68,35 +65,45 @@ static void refuse(struct container *c, struct member *member, int error, const 
 		  strerror(-error));
 }
 
-/* Stops the member, gives it an agent, registers its memory, lets it go on. */
-static int adopt(struct container *c, struct member *member)
+int container_adopt_held(struct container *c, struct member *member, struct world *world)
 {
-	struct world *world;
 	struct address_space *as = NULL;
-	const char *what = "stopping it";
-	uint64_t begin = container_now_ns();
+	const char *what = "finding out about its memory";
 	struct address_space *inherited = find_inherited(c, member->pid);
-	int r = world_stop(member->pid, STOP_TIMEOUT_US, &world);
-	if (r == 0) {
-		/* A child that is not matched yet (its FORK event or one of its own is being worked on) is asked again at the next tick. */
-		if (!inherited && address_space_is_inherited(member->pid))
-			r = -EBUSY;
-		else
-			r = address_space_adopt(&c->pager, world, BATCH_PAGES, inherited, &as, &what);
-		if (r == 0 && !inherited)
-			add_space(c, as);
-		world_resume(world);
-	}
+	int r;
+	/* A child that is not matched yet (its FORK event or one of its own is being worked on) is asked again at the next tick. */
+	if (!inherited && address_space_is_inherited(member->pid))
+		r = -EBUSY;
+	else
+		r = address_space_adopt(&c->pager, world, BATCH_PAGES, inherited, &as, &what);
 	if (r < 0) {
 		refuse(c, member, r, what);
 		return r;
 	}
+	if (!inherited)
+		add_space(c, as);
 	member->as = as;
-	log_debug("adopted process %d in %llu us", member->pid, (unsigned long long)(container_now_ns() - begin) / 1000);
 	return 0;
 }
 
-static bool is_worth_adopting(const struct container *c, const struct member *member)
+/* Stops the member, gives it an agent, registers its memory, lets it go on. */
+static int adopt(struct container *c, struct member *member)
+{
+	struct world *world;
+	uint64_t begin = container_now_ns();
+	int r = world_stop(member->pid, STOP_TIMEOUT_US, &world);
+	if (r < 0) {
+		refuse(c, member, r, "stopping it");
+		return r;
+	}
+	r = container_adopt_held(c, member, world);
+	world_resume(world);
+	if (r == 0)
+		log_debug("adopted process %d in %llu us", member->pid, (unsigned long long)(container_now_ns() - begin) / 1000);
+	return r;
+}
+
+bool container_is_worth_adopting(const struct container *c, const struct member *member)
 {
 	return !member->as && !member->unadoptable && !member->same_memory &&
 	       member->resident - member->file >= c->adopt_threshold;
@@ -105,7 +112,7 @@ static bool is_worth_adopting(const struct container *c, const struct member *me
 bool container_may_adopt_more(const struct container *c)
 {
 	for (uint32_t i = 0; i < c->members.nr; i++)
-		if (is_worth_adopting(c, &c->members.items[i]))
+		if (container_is_worth_adopting(c, &c->members.items[i]))
 			return true;
 	return false;
 }
@@ -116,7 +123,7 @@ void container_adopt_members(struct container *c)
 		struct member *largest = NULL;
 		for (uint32_t i = 0; i < c->members.nr; i++) {
 			struct member *member = &c->members.items[i];
-			if (is_worth_adopting(c, member) && (!largest || member->resident > largest->resident))
+			if (container_is_worth_adopting(c, member) && (!largest || member->resident > largest->resident))
 				largest = member;
 		}
 		if (!largest || adopt(c, largest) < 0)
@@ -188,69 +195,4 @@ void container_member_gone(struct member *member, void *context)
 	struct container *c = context;
 	if (member->as)
 		remove_space(c, member->as);
-}
-
-/* Runs `work` with every member held. */
-static void with_members_held(struct container *c, void (*work)(struct container *c, bool complete))
-{
-	enum { MAX_HELD = 256 };
-	struct world *held[MAX_HELD];
-	uint32_t nr = 0;
-	bool complete = true;
-	for (uint32_t i = 0; i < c->members.nr && nr < MAX_HELD; i++) {
-		if (!c->members.items[i].resident)
-			continue;
-		int r = world_stop(c->members.items[i].pid, STOP_TIMEOUT_US, &held[nr]);
-		if (r == 0)
-			complete &= world_is_complete(held[nr++]);
-		else if (r != -ESRCH && r != -EBUSY)
-			complete = false;
-	}
-	work(c, complete && c->members.nr <= MAX_HELD);
-	while (nr)
-		world_resume(held[--nr]);
-}
-
-static void expire(struct container *c, bool complete)
-{
-	for (struct address_space *as = c->spaces; complete && as; as = as->next)
-		address_space_expire_removed(as);
-}
-
-void container_barrier(struct container *c)
-{
-	with_members_held(c, expire);
-}
-
-#define STALL_ROOM ((8ull << 20) >> PAGE_SHIFT)
-#define STALL_SLICE_NS 200000
-#define STALL_MAX_NS 2000000000ull
-
-static void wait_for_reclaim(struct container *c, bool complete)
-{
-	uint64_t begin = container_now_ns();
-	uint64_t limit = charge_limit(&c->charge), room = MIN_OF(limit / 16, STALL_ROOM); /* or they would be held again at once */
-	uint32_t seq = atomic_load(&c->exhausted_seq);
-	expire(c, complete);
-	c->uncovered = 0;
-	for (struct address_space *as = c->spaces; as; as = as->next)
-		if (as->agent && !atomic_load(&as->dead))
-			address_space_register_new(as);
-	atomic_store(&c->room_wanted, room);
-	while (container_now_ns() - begin < STALL_MAX_NS && atomic_load(&c->exhausted_seq) == seq && !atomic_load(&c->killed)) {
-		struct charge_sample sample = charge_sample_begin(&c->charge);
-		charge_sample_end(&c->charge, sample, members_sample(&c->members));
-		if (charge_usage(&c->charge) + room <= limit)
-			break;
-		reclaimer_kick(c->reclaimer);
-		struct timespec nap = {.tv_nsec = STALL_SLICE_NS};
-		nanosleep(&nap, NULL);
-	}
-	atomic_store(&c->room_wanted, 0);
-}
-
-void container_stall(struct container *c)
-{
-	stat_add(&c->stats, stalls, 1);
-	with_members_held(c, wait_for_reclaim);
 }

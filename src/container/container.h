@@ -26,6 +26,8 @@ enum exhaustion {
 
 struct reclaimer;
 
+#define STOP_TIMEOUT_US 20000 /* for all threads of a process to stop */
+
 struct container {
 	const struct run_config *config;
 	struct stats stats;
@@ -58,8 +60,8 @@ struct container {
 	uint64_t last_refresh_ns, last_upkeep_ns, last_register_ns, last_barrier_ns;
 	uint64_t register_took_ns; /* the last look for new mappings */
 	uint64_t last_usage, quiet_ticks;
-	uint32_t oom_seen_seq;
-	uint32_t oom_confirmed;
+	uint32_t oom_unsure; /* stalls in a row that found nothing but could not hold every thread */
+	pid_t oom_victim;    /* killed last, perhaps not gone yet */
 	uint64_t oom_since_ns; /* over the limit with reclaim exhausted, without a break since; 0: not */
 	_Atomic bool barrier_wanted; /* reclaim passed over many pages flagged REMOVED */
 };
@@ -72,6 +74,11 @@ void container_kill(struct container *c, const char *reason);
 /* Adopts members that are large enough, largest first. Container thread. */
 void container_adopt_members(struct container *c);
 
+/* Gives one member, held in a world, an agent and registers its memory. 0 or -errno. Container thread. */
+struct world;
+int container_adopt_held(struct container *c, struct member *member, struct world *world);
+bool container_is_worth_adopting(const struct container *c, const struct member *member);
+
 /* True when a member that is large enough could not be adopted yet (it did not stop in time, or its fork is being worked on). */
 bool container_may_adopt_more(const struct container *c);
 
@@ -82,8 +89,11 @@ void container_upkeep(struct container *c);
 void container_member_gone(struct member *member, void *context);
 bool container_is_agent(pid_t pid, void *context);
 
-/* Holds all members while reclaim catches up; registers what they mapped meanwhile. Container thread. */
-void container_stall(struct container *c);
+/*
+ * Holds all members while reclaim catches up; adopts and registers what they have grown by meanwhile. True when every thread was held and
+ * reclaim found nothing more to take. Container thread.
+ */
+bool container_stall(struct container *c);
 
 /* All members held for a moment: afterwards what REMOVE events flagged may be evicted again. Container thread. */
 void container_barrier(struct container *c);

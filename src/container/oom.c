@@ -1,5 +1,6 @@
 /*
- * The end of the road: usage is over the limit and reclaim has stated several times that it can free nothing. As the kernel's OOM killer
+ * The end of the road: usage is over the limit and reclaim can free nothing. That is certain only with every member held and all their
+ * memory under a userfaultfd: a running program always has pages that were just touched, mapped or discarded. Then, as the kernel's OOM killer
  * does in a machine of that size, the member that holds most is killed (oom_score_adj shifts the choice, -1000 is never taken).
  */
 #include <errno.h>
@@ -10,8 +11,8 @@
 #include "container/container.h"
 #include "platform/process.h"
 
-/* Statements of reclaim in a row, each followed by a sample over the limit, before somebody is killed. */
-#define CONFIRMATIONS 4
+/* Fruitless stalls in a row that do without certainty, because a thread is in a state in which it cannot be held. */
+#define UNSURE_STALLS 8
 #define ADOPTION_PATIENCE_NS 5000000000ull
 
 static const char *why_text(int exhaustion)
@@ -60,34 +61,58 @@ static void kill_victim(struct container *c, struct member *victim, uint64_t lim
 	format_size(limit << PAGE_SHIFT, limit_text);
 	log_error("out of memory in container %s: killed process %d (%s) holding %s: limit %s is reached and %s", c->config->name,
 		  victim->pid, info.name, resident, limit_text, why_text(atomic_load(&c->exhaustion)));
+	c->oom_victim = victim->pid;
 	if (victim->pidfd >= 0)
 		pidfd_kill(victim->pidfd, SIGKILL);
 	stat_add(&c->stats, oom_kills, 1);
 }
 
+/* The last victim still holds memory: its end is awaited before the next one is chosen. */
+static bool victim_is_dying(struct container *c)
+{
+	struct member *victim = c->oom_victim ? members_find(&c->members, c->oom_victim) : NULL;
+	if (victim && victim->resident)
+		return true;
+	c->oom_victim = 0;
+	return false;
+}
+
+/* Clean file pages can always be given back in principle: they alone are no reason to kill. */
+static bool is_over(const struct container *c, uint64_t limit)
+{
+	return c->members.resident - MIN_OF(c->members.file, c->members.resident) > limit;
+}
+
+/* A stall finds out whether nothing can be freed. */
+static bool is_certain(struct container *c)
+{
+	if (!c->swap)
+		return true;
+	uint32_t unsure = c->oom_unsure;
+	c->oom_unsure = 0;
+	if (container_stall(c))
+		return true;
+	if (atomic_load(&c->exhaustion) == EXHAUSTED_NOT)
+		return false;
+	c->oom_unsure = unsure + 1;
+	return c->oom_unsure >= UNSURE_STALLS;
+}
+
 void container_consider_oom(struct container *c)
 {
 	uint64_t limit = charge_limit(&c->charge);
-	uint32_t seq = atomic_load(&c->exhausted_seq);
-	/* Clean file pages can always be given back in principle: they alone are no reason to kill. */
-	uint64_t hard = c->members.resident - MIN_OF(c->members.file, c->members.resident);
-	if (atomic_load(&c->exhaustion) == EXHAUSTED_NOT || hard <= limit) {
-		c->oom_confirmed = 0;
+	if (atomic_load(&c->exhaustion) == EXHAUSTED_NOT || !is_over(c, limit) || victim_is_dying(c)) {
 		c->oom_since_ns = 0;
 		return;
 	}
 	if (!c->oom_since_ns)
 		c->oom_since_ns = container_now_ns();
+	if (!is_certain(c) || atomic_load(&c->exhaustion) == EXHAUSTED_NOT || !is_over(c, limit))
+		return;
 	/* There is memory to evict, only its owner could not be reached yet: on a busy machine that takes a while. */
 	if (c->swap && container_may_adopt_more(c) && container_now_ns() - c->oom_since_ns < ADOPTION_PATIENCE_NS)
 		return;
-	if (seq == c->oom_seen_seq)
-		return;
-	c->oom_seen_seq = seq;
-	bool certain = atomic_load(&c->exhaustion) == EXHAUSTED_NO_SWAP;
-	if (++c->oom_confirmed < CONFIRMATIONS && !certain)
-		return;
-	c->oom_confirmed = 0;
+	c->oom_unsure = 0;
 	c->oom_since_ns = 0;
 	struct member *victim = choose_victim(c, limit);
 	if (victim)

@@ -124,12 +124,15 @@ static bool file_pages_are_many(struct reclaimer *r, uint64_t limit)
 	return stat_get(&r->c->stats, file) / PAGE_BYTES > limit / 8 && container_now_ns() - r->last_file_ns > FILE_INTERVAL_NS;
 }
 
-static void state_exhaustion(struct reclaimer *r, enum exhaustion why)
+/* Nothing more can be freed. Over the limit that is the container thread's business, and faults that wait for room go on regardless. */
+static void state_exhaustion(struct reclaimer *r, enum exhaustion why, bool over_limit)
 {
 	uint64_t one = 1;
 	struct container *c = r->c;
 	atomic_store(&c->exhaustion, why);
 	atomic_fetch_add(&c->exhausted_seq, 1);
+	if (!over_limit)
+		return;
 	atomic_fetch_add(&c->pager.dry_seq, 1);
 	pager_wake(&c->pager);
 	if (write(c->event, &one, sizeof(one)) < 0)
@@ -145,7 +148,10 @@ static uint64_t free_clean_slots(struct reclaimer *r)
 	return freed;
 }
 
-/* One eviction from the next address space. Returns pages freed; 0 with *ret_why set when nothing at all can be freed. */
+/*
+ * One eviction from the next address space. Returns pages freed; 0 with *ret_why saying why nothing at all can be freed (EXHAUSTED_NOT: that
+ * is not known, because one of them could not be asked just now).
+ */
 static uint64_t evict_some(struct reclaimer *r, uint64_t want, enum exhaustion *ret_why)
 {
 	for (;;) {
@@ -162,7 +168,9 @@ static uint64_t evict_some(struct reclaimer *r, uint64_t want, enum exhaustion *
 			*ret_why = EXHAUSTED_SWAP_FULL;
 			return 0;
 		}
-		if (result.dry || result.cannot)
+		if (result.later)
+			*ret_why = EXHAUSTED_NOT;
+		if (result.dry || result.cannot || result.later)
 			r->is_out[i] = true;
 		if (atomic_load(&r->stop))
 			return 0;
@@ -187,7 +195,7 @@ static void reclaim_round(struct reclaimer *r)
 		if (file_pages_are_many(r, limit))
 			freed = reclaim_file_pages(r);
 		if (c->swap && !writeback_has_failed(c->pager.writeback))
-			freed += evict_some(r, usage + goal(c, limit) - limit, &why);
+			freed += evict_some(r, MAX_OF(usage + goal(c, limit) - limit, clock_watermarks(limit).batch), &why);
 		else if (c->swap)
 			why = EXHAUSTED_SWAP_FULL;
 		if (!freed)
@@ -197,10 +205,8 @@ static void reclaim_round(struct reclaimer *r)
 			pager_wake(&c->pager);
 			continue;
 		}
-		if (usage + 1 > limit) {
-			state_exhaustion(r, why);
-			break;
-		}
+		if (why != EXHAUSTED_NOT)
+			state_exhaustion(r, why, usage >= limit);
 		break;
 	}
 	drop_spaces(r);

@@ -444,6 +444,8 @@ static void transact(struct transaction *t, struct evict_result *result)
 	result->removed = t->removed;
 	if (r > 0)
 		finish(t, r, result);
+	else if (r == -EAGAIN)
+		result->later = true;
 	else if (r < 0)
 		result->cannot = true;
 	if (r == -EPIPE || r == -EBUSY)

@@ -6,7 +6,8 @@
 struct evict_result {
 	uint32_t evicted;     /* pages that left memory */
 	bool swap_full;       /* no slot was to be had */
-	bool cannot;          /* not now: no agent, memory gone, or an event is unread; no statement about its pages */
+	bool cannot;          /* no agent, or the memory is gone */
+	bool later;           /* an event is unread or a page is busy; no statement about its pages */
 	bool dry;             /* several revolutions of the hand found nothing to take */
 	uint32_t removed;     /* candidates passed over because a REMOVE was announced for them */
 };

@@ -18,8 +18,11 @@ bool clock_hand_passes(unsigned age, unsigned *ret_age)
 
 struct watermarks clock_watermarks(uint64_t limit_pages)
 {
+	uint64_t start = MIN_OF(MAX_OF(limit_pages / 64, 16), 4096);
+	uint64_t batch = MIN_OF(MAX_OF(limit_pages / 32, 16), 128);
 	return (struct watermarks){
-		.start = MIN_OF(MAX_OF(limit_pages / 64, 16), 4096),
-		.stop = MIN_OF(MAX_OF(limit_pages / 40, 32), 8192),
+		.start = start,
+		.stop = start + MAX_OF(batch, MIN_OF(limit_pages / 100, 4096)),
+		.batch = batch,
 	};
 }

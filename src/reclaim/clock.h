@@ -21,9 +21,12 @@ unsigned clock_age_at_refault(uint8_t evicted, uint8_t now);
 /* The hand passes a page of this age: true when it is to be evicted, else *ret_age is its new age. */
 bool clock_hand_passes(unsigned age, unsigned *ret_age);
 
-/* Watermarks in pages: reclaim runs from below `start` free pages until `stop` are free. */
+/*
+ * Watermarks in pages: reclaim runs from below `start` free pages until `stop` are free, and takes at least `batch` at a time: what an
+ * eviction costs besides its pages (locks, the agent's wake-up, the write) is shared by that many.
+ */
 struct watermarks {
-	uint64_t start, stop;
+	uint64_t start, stop, batch;
 };
 
 struct watermarks clock_watermarks(uint64_t limit_pages);

@@ -1,0 +1,107 @@
+/*
+ * Holding every member for a while, by ptrace: for reclaim to catch up with a program that outruns it, for REMOVE events to come to rest, and
+ * for the certainty that nothing can be evicted before somebody is killed for it. Container thread.
+ */
+#include <errno.h>
+#include <time.h>
+
+#include "container/container.h"
+#include "container/reclaimer.h"
+
+#define MAX_HELD 256
+#define STALL_ROOM ((8ull << 20) >> PAGE_SHIFT)
+#define STALL_SLICE_NS 200000
+#define STALL_MAX_NS 2000000000ull
+/* The statement under way when the members were held may have looked before; the next one is about held members only. */
+#define STATEMENTS 2
+
+struct hold {
+	struct world *worlds[MAX_HELD];
+	uint32_t nr;
+	bool complete; /* no thread of any member runs */
+};
+
+static void hold_members(struct container *c, struct hold *hold)
+{
+	hold->nr = 0;
+	hold->complete = c->members.nr <= MAX_HELD;
+	for (uint32_t i = 0; i < c->members.nr && hold->nr < MAX_HELD; i++) {
+		if (!c->members.items[i].resident)
+			continue;
+		int r = world_stop(c->members.items[i].pid, STOP_TIMEOUT_US, &hold->worlds[hold->nr]);
+		if (r == 0)
+			hold->complete &= world_is_complete(hold->worlds[hold->nr++]);
+		else if (r != -ESRCH && r != -EBUSY)
+			hold->complete = false;
+	}
+}
+
+static void let_go(struct hold *hold)
+{
+	while (hold->nr)
+		world_resume(hold->worlds[--hold->nr]);
+}
+
+/* No thread is inside madvise: what a REMOVE event flagged has been discarded by now. */
+static void expire_removed(struct container *c, const struct hold *hold)
+{
+	for (struct address_space *as = c->spaces; hold->complete && as; as = as->next)
+		address_space_expire_removed(as);
+}
+
+void container_barrier(struct container *c)
+{
+	struct hold hold;
+	hold_members(c, &hold);
+	expire_removed(c, &hold);
+	let_go(&hold);
+}
+
+/* Everything that can be under a userfaultfd is: members that have grown large, and mappings that are new. */
+static void cover(struct container *c, const struct hold *hold)
+{
+	for (uint32_t i = 0; i < hold->nr; i++) {
+		struct member *member = members_find(&c->members, world_pid(hold->worlds[i]));
+		if (member && container_is_worth_adopting(c, member))
+			container_adopt_held(c, member, hold->worlds[i]);
+	}
+	for (struct address_space *as = c->spaces; as; as = as->next)
+		if (as->agent && !atomic_load(&as->dead))
+			address_space_register_new(as);
+	c->uncovered = 0;
+}
+
+/* True when reclaim has stated that it found nothing more, looking at held members only. */
+static bool wait_for_reclaim(struct container *c)
+{
+	uint64_t begin = container_now_ns();
+	uint64_t limit = charge_limit(&c->charge), room = MIN_OF(limit / 16, STALL_ROOM); /* or they would be held again at once */
+	uint32_t seq = atomic_load(&c->exhausted_seq);
+	bool exhausted = false;
+	atomic_store(&c->room_wanted, room);
+	while (!exhausted && container_now_ns() - begin < STALL_MAX_NS && !atomic_load(&c->killed)) {
+		struct charge_sample sample = charge_sample_begin(&c->charge);
+		charge_sample_end(&c->charge, sample, members_sample(&c->members));
+		if (charge_usage(&c->charge) + room <= limit)
+			break;
+		reclaimer_kick(c->reclaimer);
+		struct timespec nap = {.tv_nsec = STALL_SLICE_NS};
+		nanosleep(&nap, NULL);
+		exhausted = atomic_load(&c->exhausted_seq) - seq >= STATEMENTS;
+	}
+	atomic_store(&c->room_wanted, 0);
+	return exhausted;
+}
+
+bool container_stall(struct container *c)
+{
+	struct hold hold;
+	stat_add(&c->stats, stalls, 1);
+	hold_members(c, &hold);
+	expire_removed(c, &hold);
+	if (c->swap)
+		cover(c, &hold);
+	bool exhausted = wait_for_reclaim(c);
+	let_go(&hold);
+	return exhausted && hold.complete;
+}
