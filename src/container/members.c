@@ -141,9 +141,11 @@ static void sample_one(struct member *member)
 uint64_t members_sample(struct members *members)
 {
 	uint64_t resident = 0, file = 0;
+	members->at_most = 0;
 	for (uint32_t i = 0; i < members->nr; i++) {
 		struct member *member = &members->items[i];
 		sample_one(member);
+		members->at_most += member->resident;
 		if (member->same_memory)
 			continue;
 		resident += member->resident - member->shared;

@@ -31,6 +31,7 @@ struct members {
 	struct member *items;
 	uint32_t nr, capacity;
 	uint64_t resident, file; /* sums of the last sample, shared pages once */
+	uint64_t at_most;        /* the sum if nothing were shared: near the limit it has to be measured */
 	uint64_t measured_ns;    /* when sharing was measured last */
 };
 

@@ -125,7 +125,7 @@ uint64_t container_tick(struct container *c)
 	refresh(c, now);
 	uint64_t limit = charge_limit(&c->charge);
 	uint64_t usage = sample(c);
-	if (usage + closing_distance(limit) > limit) {
+	if (c->members.at_most + closing_distance(limit) > limit) {
 		members_measure_sharing(&c->members, now);
 		usage = sample(c);
 		c->closed |= usage + closing_distance(limit) > limit;

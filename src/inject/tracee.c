@@ -146,14 +146,20 @@ enum tracee_state tracee_poll(struct tracee *tracee)
 	return tracee->state;
 }
 
-/* Waits for the next report of a thread that was just set going; -ESRCH when it died. */
+/*
+ * Waits for the next report of a thread that was just set going; -ESRCH when it died. The death of a leader is reported only after that of
+ * the last other thread, which may be one that we hold as well: a zombie is not waited for, its report is still to come.
+ */
 static int wait_report(struct tracee *tracee)
 {
 	unsigned int rounds = 0;
 	int report;
 
-	while ((report = next_report(tracee)) == 0)
+	while ((report = next_report(tracee)) == 0) {
 		poll_nap(&rounds);
+		if (rounds % 64 == 0 && thread_state(tracee->process, tracee->tid) == 'Z')
+			return -ESRCH;
+	}
 	if (report < 0)
 		tracee->state = TRACEE_GONE;
 	return report;
@@ -167,13 +173,15 @@ static int run_until(struct tracee *tracee, int wanted)
 						   : ptrace(PTRACE_CONT, tracee->tid, NULL, NULL);
 		int report;
 
-		if (r < 0) {
-			tracee->state = TRACEE_RUNNING; /* killed; the report of its death is still to come */
+		tracee->state = TRACEE_RUNNING; /* if it is killed, the report of its death is still to come */
+		if (r < 0)
 			return -ESRCH;
-		}
 		report = wait_report(tracee);
-		if (report < 0 || report == wanted)
-			return report < 0 ? report : 0;
+		if (report < 0)
+			return report;
+		tracee->state = TRACEE_BORROWED;
+		if (report == wanted)
+			return 0;
 		if (report >> 8 == 0)
 			tracee->deferred_signal = report & 0x7f;
 	}

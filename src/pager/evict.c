@@ -48,6 +48,7 @@ struct transaction {
 	uint32_t nr_runs, nr_pages;
 	struct agent_op ops[MAX_RUNS + 1];
 	struct run busy; /* shared by fork or pinned; nr_pages 0: none */
+	uint32_t nr_slots; /* pages of the batch that hold slot references */
 	bool swap_full, wrapped;
 };
 
@@ -197,10 +198,25 @@ static void take_slots(struct transaction *t)
 		if (!last->nr_pages)
 			t->nr_runs--;
 	}
+	t->nr_slots = t->nr_pages;
 	uint32_t k = 0;
 	for (uint32_t r = 0; r < t->nr_runs; r++)
 		for (uint32_t i = 0; i < t->runs[r].nr_pages; i++)
 			batch->pages[k++].addr = t->runs[r].start + (uint64_t)i * PAGE_BYTES;
+}
+
+/* The transaction failed half way, because the program died or has to: what the batch holds is given back. */
+static void give_slots_back(struct transaction *t)
+{
+	struct swap *swap = t->as->pager->swap;
+	for (uint32_t i = 0; i < t->nr_slots; i++) {
+		struct batch_page *page = &t->batch->pages[i];
+		if (page->slot != NO_SLOT)
+			swap_put(swap, page->slot);
+		if (page->old_slot != NO_SLOT)
+			swap_put(swap, page->old_slot);
+	}
+	t->nr_slots = 0;
 }
 
 static void build_operations(struct transaction *t)
@@ -398,6 +414,7 @@ static void finish(struct transaction *t, int captured, struct evict_result *res
 	int r = capture(t);
 	if (r < 0) { /* the pages are gone with the program, or the program has to go with them */
 		fatal(t, r);
+		give_slots_back(t);
 		result->cannot = true;
 		return;
 	}
@@ -450,6 +467,8 @@ static void transact(struct transaction *t, struct evict_result *result)
 		result->cannot = true;
 	if (r == -EPIPE || r == -EBUSY)
 		fatal(t, r);
+	if (r < 0)
+		give_slots_back(t);
 	if (t->busy.nr_pages && r >= 0 && !result->cannot)
 		break_sharing(t);
 }
