@@ -63,7 +63,7 @@ struct container {
 	uint32_t oom_unsure; /* stalls in a row that found nothing but could not hold every thread */
 	pid_t oom_victim;    /* killed last, perhaps not gone yet */
 	uint64_t oom_since_ns; /* over the limit with reclaim exhausted, without a break since; 0: not */
-	_Atomic bool barrier_wanted; /* reclaim passed over many pages flagged REMOVED */
+	_Atomic bool barrier_wanted; /* reclaim passed over many pages flagged REMOVED, or over mapped file pages */
 };
 
 uint64_t container_now_ns(void);
@@ -73,6 +73,9 @@ void container_kill(struct container *c, const char *reason);
 
 /* Adopts members that are large enough, largest first. Container thread. */
 void container_adopt_members(struct container *c);
+
+/* True when mapped file pages take so much of the limit that letting them go is worth the effort. Any thread. */
+bool container_file_pages_are_many(const struct container *c);
 
 /* Gives one member, held in a world, an agent and registers its memory. 0 or -errno. Container thread. */
 struct world;
@@ -95,7 +98,10 @@ bool container_is_agent(pid_t pid, void *context);
  */
 bool container_stall(struct container *c);
 
-/* All members held for a moment: afterwards what REMOVE events flagged may be evicted again. Container thread. */
+/*
+ * All members held for a moment: afterwards what REMOVE events flagged may be evicted again, and mapped file pages, when they are many, have
+ * been let go of. Container thread.
+ */
 void container_barrier(struct container *c);
 
 /* Called each tick while usage is over the limit: kills the largest member when reclaim is exhausted. Container thread. */

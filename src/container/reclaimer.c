@@ -95,16 +95,28 @@ static int page_out_mapping(const struct mapping *m, void *context)
 	return 0;
 }
 
-/* Gives clean mapped file pages back to the page cache and it to the system. Returns how many pages left the members. */
+static bool is_adopted(const struct reclaimer *r, pid_t pid)
+{
+	for (uint32_t i = 0; i < r->nr_spaces; i++)
+		if (r->spaces[i]->pid == pid)
+			return true;
+	return false;
+}
+
+/*
+ * Mapped file pages: those of adopted members are let go of by the container thread, which can hold them (stall.c); those of the others are
+ * given back to the system. Returns how many pages left the members here.
+ */
 static uint64_t reclaim_file_pages(struct reclaimer *r)
 {
 	static pid_t pids[MAX_MEMBERS];
 	uint64_t freed = 0;
 	uint32_t n = members_copy_pids(&r->c->members, pids, MAX_MEMBERS);
 	r->last_file_ns = container_now_ns();
+	atomic_store(&r->c->barrier_wanted, true);
 	for (uint32_t i = 0; i < n; i++) {
 		struct process_memory before, after;
-		struct pageout out = {.pidfd = pidfd_open_process(pids[i])};
+		struct pageout out = {.pidfd = is_adopted(r, pids[i]) ? -1 : pidfd_open_process(pids[i])};
 		if (out.pidfd < 0)
 			continue;
 		if (process_memory_read(pids[i], &before) == 0 && before.file_pages) {
@@ -119,9 +131,9 @@ static uint64_t reclaim_file_pages(struct reclaimer *r)
 	return freed;
 }
 
-static bool file_pages_are_many(struct reclaimer *r, uint64_t limit)
+static bool file_pages_are_due(struct reclaimer *r)
 {
-	return stat_get(&r->c->stats, file) / PAGE_BYTES > limit / 8 && container_now_ns() - r->last_file_ns > FILE_INTERVAL_NS;
+	return container_file_pages_are_many(r->c) && container_now_ns() - r->last_file_ns > FILE_INTERVAL_NS;
 }
 
 /* Nothing more can be freed. Over the limit that is the container thread's business, and faults that wait for room go on regardless. */
@@ -192,7 +204,7 @@ static void reclaim_round(struct reclaimer *r)
 	take_spaces(r);
 	while (!atomic_load(&r->stop) && (usage = charge_usage(&c->charge)) + goal(c, limit) > limit) {
 		uint64_t freed = 0;
-		if (file_pages_are_many(r, limit))
+		if (file_pages_are_due(r))
 			freed = reclaim_file_pages(r);
 		if (c->swap && !writeback_has_failed(c->pager.writeback))
 			freed += evict_some(r, MAX_OF(usage + goal(c, limit) - limit, clock_watermarks(limit).batch), &why);

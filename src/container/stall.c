@@ -5,8 +5,10 @@
 #include <errno.h>
 #include <time.h>
 
+#include "base/log.h"
 #include "container/container.h"
 #include "container/reclaimer.h"
+#include "pager/file_pages.h"
 
 #define MAX_HELD 256
 #define STALL_ROOM ((8ull << 20) >> PAGE_SHIFT)
@@ -49,11 +51,32 @@ static void expire_removed(struct container *c, const struct hold *hold)
 		address_space_expire_removed(as);
 }
 
+/* Enough for the effort of letting them go. */
+bool container_file_pages_are_many(const struct container *c)
+{
+	return stat_get(&c->stats, file) / PAGE_BYTES > charge_limit((struct charge *)&c->charge) / 16;
+}
+
+/*
+ * Mapped pages of files leave while nothing runs (see file_pages.h). They come back by minor faults, a few microseconds for 16 of them, as long
+ * as the system has room for them in its page cache.
+ */
+static void drop_file_pages(struct container *c, const struct hold *hold)
+{
+	for (struct address_space *as = c->spaces; hold->complete && as; as = as->next) {
+		int64_t pages = as->agent && !atomic_load(&as->dead) ? file_pages_drop(as) : 0;
+		if (pages > 0)
+			stat_add(&c->stats, rss_reclaimed, (uint64_t)pages);
+	}
+}
+
 void container_barrier(struct container *c)
 {
 	struct hold hold;
 	hold_members(c, &hold);
 	expire_removed(c, &hold);
+	if (container_file_pages_are_many(c))
+		drop_file_pages(c, &hold);
 	let_go(&hold);
 }
 
@@ -96,12 +119,19 @@ static bool wait_for_reclaim(struct container *c)
 bool container_stall(struct container *c)
 {
 	struct hold hold;
+	uint64_t t0 = container_now_ns(), u0 = charge_usage(&c->charge);
 	stat_add(&c->stats, stalls, 1);
 	hold_members(c, &hold);
+	uint64_t t1 = container_now_ns(); members_sample(&c->members); uint64_t u1 = c->members.resident, f1 = c->members.file;
 	expire_removed(c, &hold);
 	if (c->swap)
 		cover(c, &hold);
+	if (container_file_pages_are_many(c))
+		drop_file_pages(c, &hold);
+	uint64_t t2 = container_now_ns();
 	bool exhausted = wait_for_reclaim(c);
+	members_sample(&c->members);
+	log_debug("stall at %llu usage %llu -> held %llu us %llu (file %llu) -> covered %llu us -> waited %llu us %llu exhausted %d complete %d n %u", (unsigned long long)t0/1000, (unsigned long long)u0/256, (unsigned long long)(t1-t0)/1000, (unsigned long long)u1/256, (unsigned long long)f1/256, (unsigned long long)(t2-t1)/1000, (unsigned long long)(container_now_ns()-t2)/1000, (unsigned long long)c->members.resident/256, exhausted, hold.complete, c->members.nr);
 	let_go(&hold);
 	return exhausted && hold.complete;
 }
