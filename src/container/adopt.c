@@ -69,6 +69,7 @@ int container_adopt_held(struct container *c, struct member *member, struct worl
 {
 	struct address_space *as = NULL;
 	const char *what = "finding out about its memory";
+	uint64_t begin = container_now_ns();
 	struct address_space *inherited = find_inherited(c, member->pid);
 	int r;
 	/* A child that is not matched yet (its FORK event or one of its own is being worked on) is asked again at the next tick. */
@@ -83,24 +84,8 @@ int container_adopt_held(struct container *c, struct member *member, struct worl
 	if (!inherited)
 		add_space(c, as);
 	member->as = as;
+	log_debug("adopted process %d in %llu us", member->pid, (unsigned long long)(container_now_ns() - begin) / 1000);
 	return 0;
-}
-
-/* Stops the member, gives it an agent, registers its memory, lets it go on. */
-static int adopt(struct container *c, struct member *member)
-{
-	struct world *world;
-	uint64_t begin = container_now_ns();
-	int r = world_stop(member->pid, STOP_TIMEOUT_US, &world);
-	if (r < 0) {
-		refuse(c, member, r, "stopping it");
-		return r;
-	}
-	r = container_adopt_held(c, member, world);
-	world_resume(world);
-	if (r == 0)
-		log_debug("adopted process %d in %llu us", member->pid, (unsigned long long)(container_now_ns() - begin) / 1000);
-	return r;
 }
 
 bool container_is_worth_adopting(const struct container *c, const struct member *member)
@@ -115,20 +100,6 @@ bool container_may_adopt_more(const struct container *c)
 		if (container_is_worth_adopting(c, &c->members.items[i]))
 			return true;
 	return false;
-}
-
-void container_adopt_members(struct container *c)
-{
-	for (uint32_t attempts = 0; attempts < 16; attempts++) {
-		struct member *largest = NULL;
-		for (uint32_t i = 0; i < c->members.nr; i++) {
-			struct member *member = &c->members.items[i];
-			if (container_is_worth_adopting(c, member) && (!largest || member->resident > largest->resident))
-				largest = member;
-		}
-		if (!largest || adopt(c, largest) < 0)
-			return;
-	}
 }
 
 static void remove_space(struct container *c, struct address_space *as)

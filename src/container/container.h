@@ -55,10 +55,12 @@ struct container {
 	bool program_ended;
 	int exit_status;         /* as the shell sees it */
 	bool closed;             /* near the limit: members are being adopted */
+	uint64_t grown;          /* pages that the last sample found and nobody had asked for */
+	uint64_t pace;           /* the same for a time of LATENCY_US, the highest lately */
+	uint64_t last_sample_ns;
 	uint64_t uncovered;      /* pages of growth since the last look for new mappings */
 	uint64_t adopt_threshold;/* resident anonymous pages from which a member is adopted */
-	uint64_t last_refresh_ns, last_upkeep_ns, last_register_ns, last_barrier_ns;
-	uint64_t register_took_ns; /* the last look for new mappings */
+	uint64_t last_refresh_ns, last_upkeep_ns, next_register_ns, last_barrier_ns;
 	uint64_t last_usage, quiet_ticks;
 	uint32_t oom_unsure; /* stalls in a row that found nothing but could not hold every thread */
 	pid_t oom_victim;    /* killed last, perhaps not gone yet */
@@ -71,8 +73,14 @@ uint64_t container_now_ns(void);
 /* Kills the container with a reason; any thread, never blocks. The first reason is kept. */
 void container_kill(struct container *c, const char *reason);
 
-/* Adopts members that are large enough, largest first. Container thread. */
+/*
+ * Adopts some of the members that are large enough. All are held meanwhile: an adoption takes a millisecond or two, in which the others could
+ * grow a lot. Container thread.
+ */
 void container_adopt_members(struct container *c);
+
+/* Pages below the limit that a stall waits for. Container thread. */
+uint64_t container_stall_room(const struct container *c);
 
 /* True when mapped file pages take so much of the limit that letting them go is worth the effort. Any thread. */
 bool container_file_pages_are_many(const struct container *c);

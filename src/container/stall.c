@@ -3,6 +3,7 @@
  * for the certainty that nothing can be evicted before somebody is killed for it. Container thread.
  */
 #include <errno.h>
+#include <limits.h>
 #include <time.h>
 
 #include "base/log.h"
@@ -11,7 +12,7 @@
 #include "pager/file_pages.h"
 
 #define MAX_HELD 256
-#define STALL_ROOM ((8ull << 20) >> PAGE_SHIFT)
+#define ADOPTIONS_AT_ONCE 4 /* bounds how long the members are held for them */
 #define STALL_SLICE_NS 200000
 #define STALL_MAX_NS 2000000000ull
 /* The statement under way when the members were held may have looked before; the next one is about held members only. */
@@ -80,17 +81,30 @@ void container_barrier(struct container *c)
 	let_go(&hold);
 }
 
+static void adopt_held(struct container *c, const struct hold *hold, int max)
+{
+	for (uint32_t i = 0; i < hold->nr && max > 0; i++) {
+		struct member *member = members_find(&c->members, world_pid(hold->worlds[i]));
+		if (member && container_is_worth_adopting(c, member))
+			max -= container_adopt_held(c, member, hold->worlds[i]) == 0;
+	}
+}
+
+void container_adopt_members(struct container *c)
+{
+	struct hold hold;
+	hold_members(c, &hold);
+	adopt_held(c, &hold, ADOPTIONS_AT_ONCE);
+	let_go(&hold);
+}
+
 /* Everything that can be under a userfaultfd is: members that have grown large, and mappings that are new. */
 static void cover(struct container *c, const struct hold *hold)
 {
-	for (uint32_t i = 0; i < hold->nr; i++) {
-		struct member *member = members_find(&c->members, world_pid(hold->worlds[i]));
-		if (member && container_is_worth_adopting(c, member))
-			container_adopt_held(c, member, hold->worlds[i]);
-	}
+	adopt_held(c, hold, INT_MAX);
 	for (struct address_space *as = c->spaces; as; as = as->next)
 		if (as->agent && !atomic_load(&as->dead))
-			address_space_register_new(as);
+			address_space_register_new(as, INT_MAX);
 	c->uncovered = 0;
 }
 
@@ -98,7 +112,7 @@ static void cover(struct container *c, const struct hold *hold)
 static bool wait_for_reclaim(struct container *c)
 {
 	uint64_t begin = container_now_ns();
-	uint64_t limit = charge_limit(&c->charge), room = MIN_OF(limit / 16, STALL_ROOM); /* or they would be held again at once */
+	uint64_t limit = charge_limit(&c->charge), room = container_stall_room(c);
 	uint32_t seq = atomic_load(&c->exhausted_seq);
 	bool exhausted = false;
 	atomic_store(&c->room_wanted, room);

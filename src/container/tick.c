@@ -19,8 +19,10 @@
 #define REFRESH_CLOSED_NS 4000000ull /* ... when it matters */
 #define UPKEEP_NS 20000000ull
 #define BARRIER_NS 100000000ull
+#define LOOK_MAX 8                   /* mappings registered in one go: a program that grows meanwhile is noticed in time */
 #define REGISTER_SHARE 8             /* looking for new mappings may take an eighth of the time */
-#define SLOW_LOOK_NS 1000000ull
+#define LATENCY_US 5000              /* a busy machine may let the keeper wait this long */
+#define PACE_MEMORY 256              /* samples */
 #define SLACK_FLOOR ((16ull << 20) >> PAGE_SHIFT)
 
 uint64_t container_now_ns(void)
@@ -50,24 +52,49 @@ static void refresh(struct container *c, uint64_t now)
 	members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c);
 }
 
+/* What has come unasked since the last sample, as a rate; a burst is remembered for a while. */
+static void measure_pace(struct container *c, uint64_t now)
+{
+	uint64_t us = MAX_OF((now - c->last_sample_ns) / 1000, 1);
+	c->last_sample_ns = now;
+	c->pace = MAX_OF(c->grown * LATENCY_US / us, c->pace - c->pace / PACE_MEMORY);
+}
+
 static uint64_t sample(struct container *c)
 {
 	struct charge_sample begun = charge_sample_begin(&c->charge);
-	c->uncovered += charge_sample_end(&c->charge, begun, members_sample(&c->members));
+	c->grown = charge_sample_end(&c->charge, begun, members_sample(&c->members));
+	c->uncovered += c->grown;
+	measure_pace(c, container_now_ns());
 	return charge_usage(&c->charge);
 }
 
 static void look_for_new_mappings(struct container *c, uint64_t now)
 {
 	uint64_t limit = charge_limit(&c->charge);
-	if (c->uncovered < MAX_OF(limit / 512, 32) || now < c->last_register_ns)
+	bool all = true;
+	if (c->uncovered < MAX_OF(limit / 512, 32) || now < c->next_register_ns)
 		return;
 	for (uint32_t i = 0; i < c->members.nr; i++)
 		if (c->members.items[i].as && c->members.items[i].as->agent)
-			address_space_register_new(c->members.items[i].as);
-	c->register_took_ns = container_now_ns() - now;
-	c->last_register_ns = now + (c->uncovered > SLACK_FLOOR / 8 ? 0 : c->register_took_ns * REGISTER_SHARE);
-	c->uncovered = 0;
+			all &= address_space_register_new(c->members.items[i].as, LOOK_MAX) < LOOK_MAX;
+	c->next_register_ns = now + (c->uncovered > SLACK_FLOOR / 8 ? 0 : (container_now_ns() - now) * REGISTER_SHARE);
+	if (all)
+		c->uncovered = 0;
+}
+
+/* Usage is over the limit, or may be, by too much, before the next look if the program goes on mapping memory at its pace. */
+static bool outruns(const struct container *c, uint64_t usage)
+{
+	uint64_t limit = charge_limit((struct charge *)&c->charge);
+	return c->swap && (usage > limit + container_slack(c) || (c->grown && usage + c->pace > limit + SLACK_FLOOR / 2));
+}
+
+uint64_t container_stall_room(const struct container *c)
+{
+	uint64_t limit = charge_limit((struct charge *)&c->charge);
+	uint64_t least = MIN_OF(limit / 16, SLACK_FLOOR / 2), most = limit / 4; /* least: or it would be held again at once */
+	return MAX_OF(least, MIN_OF(c->pace, most));
 }
 
 /* The container is near its limit, or was and is still full of evicted pages. */
@@ -76,13 +103,9 @@ static void tick_closed(struct container *c, uint64_t usage, uint64_t now)
 	uint64_t limit = charge_limit(&c->charge);
 	bool exhausted = atomic_load(&c->exhaustion) != EXHAUSTED_NOT;
 	c->adopt_threshold = exhausted ? 64 : MIN_OF(MAX_OF(limit / 32, 256), 4096);
-	if (c->swap)
+	if (c->swap && container_may_adopt_more(c))
 		container_adopt_members(c);
-	/*
-	 * A program that grows while its many mappings are looked through would be far over the limit at the end: it is held meanwhile.
-	 */
-	bool outruns = usage > limit + container_slack(c) || (c->register_took_ns > SLOW_LOOK_NS && c->uncovered > SLACK_FLOOR / 8);
-	if (c->swap && outruns)
+	if (outruns(c, usage))
 		container_stall(c);
 	else
 		look_for_new_mappings(c, now);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -21,7 +22,7 @@ static struct address_space *address_space_new(struct pager *pager, struct shado
 		return NULL;
 	as->pager = pager;
 	as->references = 1;
-	as->pagemap = -1;
+	as->pagemap = as->maps = -1;
 	as->uffd = uffd;
 	as->shadow = shadow;
 	lock_init(&as->agent_lock, LOCK_AGENT);
@@ -54,6 +55,8 @@ void address_space_put(struct address_space *as)
 	range_list_release(&as->ranges);
 	if (as->pagemap >= 0)
 		close(as->pagemap);
+	if (as->maps >= 0)
+		close(as->maps);
 	if (as->uffd >= 0)
 		close(as->uffd);
 	lock_destroy(&as->agent_lock);
@@ -115,10 +118,11 @@ int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage
 	lock_take(&as->agent_lock);
 	as->pid = world_pid(world);
 	as->pagemap = pagemap_open(as->pid);
+	as->maps = maps_open(as->pid);
 	as->agent = agent;
 	lock_drop(&as->agent_lock);
 	*ret_what = "opening its pagemap";
-	r = as->pagemap < 0 ? as->pagemap : 0;
+	r = MIN_OF(MIN_OF(as->pagemap, as->maps), 0);
 	if (r == 0)
 		r = find_stack_and_arguments(as);
 	if (r == 0 && !inherited) {
@@ -126,7 +130,7 @@ int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage
 		r = pager_attach(pager, as);
 	}
 	if (r == 0)
-		r = address_space_register_new(as);
+		r = address_space_register_new(as, INT_MAX);
 	if (r < 0) {
 		/* Nothing is evicted from it yet (world stopped, or a child that had no agent): letting go is safe. */
 		if (!inherited) {
@@ -172,9 +176,7 @@ struct address_space *address_space_fork(struct address_space *parent, int child
 		return NULL;
 	}
 	shadow_for_each(parent->shadow, 0, UINT64_MAX, copy_entry, &copy);
-	for (uint32_t i = 0; i < parent->ranges.nr && !copy.failed; i++)
-		copy.failed = !range_list_add(&child->ranges, parent->ranges.items[i].start, parent->ranges.items[i].end);
-	if (copy.failed) {
+	if (copy.failed || !range_list_copy(&child->ranges, &parent->ranges)) {
 		child->uffd = -1; /* stays the caller's */
 		address_space_put(child);
 		return NULL;

@@ -17,23 +17,11 @@
 #include "inject/agent.h"
 #include "inject/world.h"
 #include "pager/pager.h"
+#include "pager/range_list.h"
 #include "pager/shadow.h"
 #include "reclaim/stream.h"
 
 #define ADDRESS_END ((1ull << 47) - PAGE_BYTES) /* of user space; PAGEMAP_SCAN refuses to look beyond */
-
-struct range {
-	remote_addr_t start, end;
-};
-
-struct range_list {
-	struct range *items; /* sorted, disjoint */
-	uint32_t nr, capacity;
-};
-
-bool range_list_add(struct range_list *list, remote_addr_t start, remote_addr_t end); /* in ascending order; false: no memory */
-const struct range *range_list_find(const struct range_list *list, remote_addr_t addr);
-void range_list_release(struct range_list *list);
 
 #define MAX_SKIPS 32
 
@@ -43,7 +31,7 @@ struct address_space {
 	_Atomic bool dead; /* the memory is gone; nothing is served any more */
 
 	pid_t pid;   /* 0: child of a fork whose process is not known yet */
-	int pagemap; /* -1 until the process is known */
+	int pagemap, maps; /* its files in /proc; -1 until the process is known */
 	int uffd;
 	remote_addr_t sentinel; /* see inject/agent.h */
 	uint64_t token;         /* what was put into the sentinel page to find a forked child; 0: nothing yet */
@@ -54,14 +42,14 @@ struct address_space {
 	struct lock layout; /* LOCK_LAYOUT: all below */
 	struct shadow *shadow;
 	struct streams streams;
-	struct range_list ranges; /* registered mappings at the last look: a hint for windows and runs */
+	struct range_list ranges; /* extents of registered mappings: hints for windows and runs, see registration_extent */
 	remote_addr_t hand;       /* clock hand: where the next eviction scan begins */
+	remote_addr_t look_hand;  /* container thread: where the next look for new mappings begins */
 	uint32_t fills;           /* faults filled, for "used just now" */
 	struct range skip[MAX_SKIPS]; /* not movable in this revolution (locked, read-only, pinned) */
 	uint32_t nr_skips;
 	struct range populated;   /* where sharing left by fork was broken last */
 	uint32_t revolutions_idle; /* revolutions of the hand without an eviction */
-	bool ranges_are_stale;    /* a mapping was unmapped or moved since the last look */
 	bool wipe_unchecked; /* forked child: MADV_WIPEONFORK ranges not yet looked for */
 
 	struct fault_thread *thread;
@@ -93,10 +81,10 @@ bool address_space_child_is_gone(struct address_space *child);
 bool address_space_is_inherited(pid_t pid);
 
 /*
- * Registers mappings that appeared since the last look. Callable while the program runs. Returns the number of mappings newly registered
- * or -errno.
+ * Registers mappings that appeared since the last look, at most `max` of them: the next look goes on from there. Callable while the program
+ * runs. Returns the number of mappings newly registered or -errno.
  */
-int address_space_register_new(struct address_space *as);
+int address_space_register_new(struct address_space *as, int max);
 
 struct address_space *address_space_get(struct address_space *as);
 void address_space_put(struct address_space *as);

@@ -82,14 +82,15 @@ void events_apply(struct address_space *as, const struct uffd_msg *msg)
 		apply_fork(as, (int)msg->arg.fork.ufd);
 		break;
 	case UFFD_EVENT_REMAP:
-		as->ranges_are_stale = true;
+		range_list_cut(&as->ranges, msg->arg.remap.from, msg->arg.remap.from + msg->arg.remap.len);
+		range_list_cut(&as->ranges, msg->arg.remap.to, msg->arg.remap.to + msg->arg.remap.len);
 		apply_remap(as, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len);
 		break;
 	case UFFD_EVENT_REMOVE:
 		apply_remove(as, msg->arg.remove.start, msg->arg.remove.end);
 		break;
 	case UFFD_EVENT_UNMAP:
-		as->ranges_are_stale = true;
+		range_list_cut(&as->ranges, msg->arg.remove.start, msg->arg.remove.end);
 		address_space_forget(as, msg->arg.remove.start, msg->arg.remove.end);
 		break;
 	default:

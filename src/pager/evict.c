@@ -110,7 +110,7 @@ static remote_addr_t choose_in_run(struct transaction *t, remote_addr_t start, r
 {
 	struct address_space *as = t->as;
 	remote_addr_t last = 0, skip_end;
-	const struct range *range = NULL;
+	struct range range = {0};
 	for (remote_addr_t page = start; page < end; page += PAGE_BYTES) {
 		if (t->nr_pages == t->want)
 			return page;
@@ -128,9 +128,9 @@ static remote_addr_t choose_in_run(struct transaction *t, remote_addr_t start, r
 		if (!is_candidate(t, page))
 			continue;
 		/* A MOVE must not cross from one mapping to the next, nor a page table that a large page would have to be split for. */
-		bool same_mapping = range && page < range->end;
+		bool same_mapping = page < range.end;
 		if (!same_mapping)
-			range = range_list_find(&as->ranges, page);
+			registration_extent(as, page, &range);
 		if (!append_page(t, page, last && same_mapping && page == last + PAGE_BYTES))
 			return page;
 		last = page;
@@ -296,6 +296,7 @@ static void note_refusals(struct transaction *t, const bool *moved)
 		remote_addr_t end = run->start + (uint64_t)run->nr_pages * PAGE_BYTES;
 		if (t->ops[r].result == -EINVAL) {
 			skip_range(as, start, end);
+			range_list_cut(&as->ranges, start, end); /* it may be two mappings by now */
 		} else if (t->ops[r].result != -EAGAIN && t->ops[r].result != -ENOENT) {
 			if (start >= as->populated.start && start < as->populated.end)
 				skip_range(as, start, start + PAGE_BYTES);

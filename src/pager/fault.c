@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
+#include "pager/registration.h"
 #include "pager/writeback.h"
 #include "platform/userfaultfd.h"
 #include "reclaim/clock.h"
@@ -140,12 +141,13 @@ static enum fault_result conclude(struct fault_context *context, struct fault *f
 /* How many pages from `page` (up or down) are as new as it is, inside its mapping. Returns the start of the window. */
 static remote_addr_t new_window(struct address_space *as, remote_addr_t page, struct window window, uint32_t *ret_pages)
 {
-	const struct range *range = range_list_find(&as->ranges, page);
+	struct range range;
 	uint32_t n = 1;
-	while (range && n < window.pages) {
+	bool known = window.pages > 1 && registration_extent(as, page, &range);
+	while (known && n < window.pages) {
 		remote_addr_t next = window.down ? page - (uint64_t)n * PAGE_BYTES : page + (uint64_t)n * PAGE_BYTES;
 		shadow_entry_t entry = shadow_get(as->shadow, next);
-		if (next < range->start || next >= range->end || entry)
+		if (next < range.start || next >= range.end || entry)
 			break;
 		n++;
 	}

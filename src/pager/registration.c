@@ -1,10 +1,8 @@
 #include "pager/registration.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/cleanup.h"
 #include "base/log.h"
 #include "platform/pagemap.h"
 #include "platform/process.h"
@@ -19,39 +17,6 @@
 /* glibc: the robust list head is at most this far from clear_child_tid (it lies 16 bytes below). */
 #define ROBUST_BEFORE 64
 #define ROBUST_AFTER 24
-
-bool range_list_add(struct range_list *list, remote_addr_t start, remote_addr_t end)
-{
-	if (list->nr == list->capacity) {
-		uint32_t capacity = list->capacity ? list->capacity * 2 : 64;
-		struct range *items = reallocarray(list->items, capacity, sizeof(*items));
-		if (!items)
-			return false;
-		list->items = items;
-		list->capacity = capacity;
-	}
-	list->items[list->nr++] = (struct range){start, end};
-	return true;
-}
-
-const struct range *range_list_find(const struct range_list *list, remote_addr_t addr)
-{
-	uint32_t low = 0, high = list->nr;
-	while (low < high) {
-		uint32_t middle = low + (high - low) / 2;
-		if (list->items[middle].end <= addr)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low < list->nr && list->items[low].start <= addr ? &list->items[low] : NULL;
-}
-
-void range_list_release(struct range_list *list)
-{
-	free(list->items);
-	*list = (struct range_list){0};
-}
 
 void registration_pin(struct address_space *as, remote_addr_t start, remote_addr_t end)
 {
@@ -70,15 +35,6 @@ void registration_pin_threads(struct address_space *as)
 			registration_pin(as, head - ROBUST_BEFORE, head + ROBUST_AFTER);
 	}
 }
-
-struct registration {
-	struct address_space *as;
-	struct range_list found;
-	remote_addr_t guard_end; /* end of the inaccessible mapping seen just before */
-	int registered;
-	bool all_is_new; /* what was known at the last look may be out of date */
-	bool out_of_memory;
-};
 
 static bool overlaps(const struct mapping *m, remote_addr_t start, uint64_t size)
 {
@@ -110,71 +66,98 @@ static bool is_registered(const struct address_space *as, const struct mapping *
 	return pagemap_scan(as->pagemap, &query, &run, 1, &walked) == 1;
 }
 
-/* Registered at the last look, and nothing has been unmapped or moved since: no need to ask the kernel. Layout lock held. */
-static bool is_known(const struct registration *reg, const struct mapping *m)
+/* The hint of registration_extent for what the kernel says now; an old one is in the way no longer. */
+static void remember(struct address_space *as, remote_addr_t addr)
 {
-	const struct range *known = reg->all_is_new || reg->as->ranges_are_stale ? NULL : range_list_find(&reg->as->ranges, m->start);
-	return known && known->end >= m->end;
+	struct mapping m;
+	if (as->maps >= 0 && mapping_find(as->pid, as->maps, addr, &m) == 0)
+		range_list_put(&as->ranges, m.start, m.end);
+}
+
+bool registration_extent(struct address_space *as, remote_addr_t page, struct range *ret)
+{
+	const struct range *range = range_list_find(&as->ranges, page);
+	if (!range) {
+		remember(as, page);
+		range = range_list_find(&as->ranges, page);
+	}
+	if (range)
+		*ret = *range;
+	return range;
+}
+
+/* A mapping right above an inaccessible one is a thread's stack above its guard. */
+static void pin_thread_record(struct address_space *as, const struct mapping *m)
+{
+	struct mapping below;
+	if (mapping_find(as->pid, as->maps, m->start - 1, &below) == 0 && !below.readable && !below.writable && !below.executable)
+		registration_pin(as, m->end - THREAD_RECORD_PAGES * PAGE_BYTES, m->end);
 }
 
 /*
- * One mapping, found in /proc/PID/maps a moment ago. Races: the program may have unmapped, replaced or moved it since; then registering
- * fails or registers what is there now, which is harmless (a fault on it is filled as its table entry says: zeros). Nothing is evicted from
- * it while an event is unread, because MOVE through the program's userfaultfd refuses then. Entries that a mapping which was not
- * registered until now still has are left from an earlier life of the address (MADV_DONTFORK in a child) and are dropped, but never while an
- * event is unread: a mapping that was moved away looks unregistered too, and its entries are those of the new place. The kernel raises
- * the mark of a pending event before it changes the layout, so no mark after the look means that the look saw a settled layout.
+ * The mapping around a page that the kernel showed a moment ago, present and not registered. Races: the program may have unmapped,
+ * replaced or moved it since; then registering fails or registers what is there now, which is harmless (a fault on it is filled as its table
+ * entry says: zeros). Nothing is evicted from it while an event is unread, because MOVE through the program's userfaultfd refuses then.
+ * Entries that a mapping which was not registered until now still has are left from an earlier life of the address (MADV_DONTFORK in a
+ * child) and are dropped, but never while an event is unread: the place of a mapping that was moved away looks unregistered too, and its
+ * entries are those of the new place. The kernel raises the mark of a pending event before it changes the layout, so no mark after the
+ * look means that the look saw a settled layout. Returns 1 when it was registered, 0 when not; *ret_end is where it ends.
  */
-static void register_one(struct registration *reg, const struct mapping *m)
+static int register_around(struct address_space *as, remote_addr_t page, remote_addr_t *ret_end)
 {
-	struct address_space *as = reg->as;
-	lock_take(&as->layout);
-	if (!is_known(reg, m) && !is_registered(as, m)) {
-		int r = -EAGAIN;
-		if (!uffd_event_pending(as->uffd)) {
-			address_space_forget(as, m->start, m->end);
-			r = uffd_register(as->uffd, m->start, m->end - m->start, true);
+	struct mapping m;
+	int r = mapping_find(as->pid, as->maps, page, &m);
+	*ret_end = r == 0 ? m.end : page + PAGE_BYTES;
+	if (r < 0 || !is_eligible(as, &m) || is_registered(as, &m) || uffd_event_pending(as->uffd))
+		return 0;
+	address_space_forget(as, m.start, m.end);
+	r = uffd_register(as->uffd, m.start, m.end - m.start, true);
+	if (r < 0) {
+		log_debug("pid %d: mapping %#llx-%#llx is not paged: %s", as->pid, (unsigned long long)m.start,
+			  (unsigned long long)m.end, strerror(-r));
+		return 0;
+	}
+	pin_thread_record(as, &m);
+	remember(as, page); /* it may have become one with its neighbours */
+	return 1;
+}
+
+/* Registers what is new in [*start, end), at most *left mappings. *start becomes where it stopped. 0 or -errno. */
+static int register_new_in(struct address_space *as, remote_addr_t *start, remote_addr_t end, int *left)
+{
+	struct page_run runs[64];
+	/* The kernel passes over registered mappings as a whole: the look costs what is new. */
+	struct pagemap_query query = {.start = *start,
+				      .end = end,
+				      .require = PAGE_PRESENT,
+				      .forbid = PAGE_WP_ALLOWED | PAGE_FILE | PAGE_ZERO,
+				      .report = PAGE_PRESENT};
+	while (query.start < end && *left > 0) {
+		remote_addr_t seen = 0;
+		int n = pagemap_scan(as->pagemap, &query, runs, ARRAY_LEN(runs), &query.start);
+		if (n < 0)
+			return n;
+		for (int i = 0; i < n && *left > 0; i++) {
+			if (runs[i].start < seen)
+				continue;
+			lock_take(&as->layout);
+			*left -= register_around(as, runs[i].start, &seen);
+			lock_drop(&as->layout);
 		}
-		if (r == 0)
-			reg->registered++;
-		else if (r == -EAGAIN)
-			as->ranges_are_stale = true; /* it is looked at again */
-		else
-			log_debug("pid %d: mapping %#llx-%#llx is not paged: %s", as->pid, (unsigned long long)m->start,
-				  (unsigned long long)m->end, strerror(-r));
+		query.start = *left > 0 ? MAX_OF(query.start, seen) : seen;
 	}
-	if (reg->guard_end == m->start)
-		registration_pin(as, m->end - THREAD_RECORD_PAGES * PAGE_BYTES, m->end);
-	lock_drop(&as->layout);
+	*start = MIN_OF(query.start, end);
+	return 0;
 }
 
-static int visit_mapping(const struct mapping *m, void *context)
+int address_space_register_new(struct address_space *as, int max)
 {
-	struct registration *reg = context;
-	if (is_eligible(reg->as, m)) {
-		register_one(reg, m);
-		reg->out_of_memory |= !range_list_add(&reg->found, m->start, m->end);
+	remote_addr_t begin = as->look_hand;
+	int left = max;
+	int r = register_new_in(as, &as->look_hand, ADDRESS_END, &left);
+	if (r == 0 && as->look_hand == ADDRESS_END) {
+		as->look_hand = 0;
+		r = register_new_in(as, &as->look_hand, begin, &left);
 	}
-	if (!m->readable && !m->writable && !m->executable)
-		reg->guard_end = m->end;
-	return reg->out_of_memory ? -ENOMEM : 0;
-}
-
-int address_space_register_new(struct address_space *as)
-{
-	struct registration reg = {.as = as};
-	lock_take(&as->layout);
-	reg.all_is_new = as->ranges_are_stale;
-	as->ranges_are_stale = false; /* an event from now on raises it again, for this look and the next */
-	lock_drop(&as->layout);
-	int r = maps_for_each(as->pid, visit_mapping, &reg);
-	if (r == 0) {
-		lock_take(&as->layout);
-		struct range_list old = as->ranges;
-		as->ranges = reg.found;
-		lock_drop(&as->layout);
-		reg.found = old;
-	}
-	range_list_release(&reg.found);
-	return r < 0 ? r : reg.registered;
+	return r < 0 ? r : max - left;
 }

@@ -11,3 +11,9 @@ void registration_pin(struct address_space *as, remote_addr_t start, remote_addr
  * write to an evicted page is lost without a message (FACTS section 3). Pins stay until the page is unmapped: glibc uses cached stacks again.
  */
 void registration_pin_threads(struct address_space *as);
+
+/*
+ * Layout lock held. The extent of the registered mapping that page lies in: a hint, because a program changes its mappings without a word
+ * (mprotect, in-place growth). false: nothing is known.
+ */
+bool registration_extent(struct address_space *as, remote_addr_t page, struct range *ret);

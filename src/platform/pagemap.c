@@ -28,14 +28,47 @@ struct pm_scan_arg {
 #define PM_SCAN_CHECK_WPASYNC ((uint64_t)1 << 1)
 #endif
 
-int pagemap_open(pid_t pid)
+#ifndef PROCMAP_QUERY
+struct procmap_query {
+	uint64_t size;
+	uint64_t query_flags;
+	uint64_t query_addr;
+	uint64_t vma_start;
+	uint64_t vma_end;
+	uint64_t vma_flags;
+	uint64_t vma_page_size;
+	uint64_t vma_offset;
+	uint64_t inode;
+	uint32_t dev_major;
+	uint32_t dev_minor;
+	uint32_t vma_name_size;
+	uint32_t build_id_size;
+	uint64_t vma_name_addr;
+	uint64_t build_id_addr;
+};
+#define PROCMAP_QUERY _IOWR('f', 17, struct procmap_query)
+#define PROCMAP_QUERY_VMA_READABLE 1
+#define PROCMAP_QUERY_VMA_WRITABLE 2
+#define PROCMAP_QUERY_VMA_EXECUTABLE 4
+#define PROCMAP_QUERY_VMA_SHARED 8
+#endif
+
+static int open_file_of(pid_t pid, const char *name)
 {
 	char path[48];
-	int fd;
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd >= 0 ? fd : errno == ENOENT ? -ESRCH : -errno;
+}
 
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
+int pagemap_open(pid_t pid)
+{
+	return open_file_of(pid, "pagemap");
+}
+
+int maps_open(pid_t pid)
+{
+	return open_file_of(pid, "maps");
 }
 
 /* struct page_run has the layout of the kernel's struct page_region, so the kernel fills the caller's array itself. */
@@ -125,15 +158,12 @@ static int visit_lines(char *buf, size_t *len, int (*visit)(const struct mapping
 
 int maps_for_each(pid_t pid, int (*visit)(const struct mapping *m, void *context), void *context)
 {
-	_cleanup_close_ int fd = -1;
+	_cleanup_close_ int fd = maps_open(pid);
 	char buf[4096 * 4]; /* a path is shorter than 4096 bytes, four with escapes */
 	size_t len = 0;
-	char path[48];
 
-	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return errno == ENOENT ? -ESRCH : -errno;
+		return fd;
 	for (;;) {
 		ssize_t n = read(fd, buf + len, sizeof(buf) - len);
 		int r;
@@ -149,4 +179,53 @@ int maps_for_each(pid_t pid, int (*visit)(const struct mapping *m, void *context
 		if (len == sizeof(buf))
 			return -EBADMSG;
 	}
+}
+
+struct search {
+	remote_addr_t addr;
+	struct mapping *found;
+};
+
+static int compare_mapping(const struct mapping *m, void *context)
+{
+	const struct search *search = context;
+	if (search->addr >= m->end)
+		return 0;
+	*search->found = *m;
+	return 1;
+}
+
+static int search_maps(pid_t pid, remote_addr_t addr, struct mapping *ret)
+{
+	struct search search = {addr, ret};
+	int r = maps_for_each(pid, compare_mapping, &search);
+	return r < 0 ? r : r == 1 && ret->start <= addr ? 0 : -ENOENT;
+}
+
+int mapping_find(pid_t pid, int maps_fd, remote_addr_t addr, struct mapping *ret)
+{
+	*ret = (struct mapping){0};
+	struct procmap_query query = {.size = sizeof(query),
+				      .query_addr = addr,
+				      .vma_name_addr = (uint64_t)(uintptr_t)ret->name,
+				      .vma_name_size = sizeof(ret->name)};
+	int r = ioctl(maps_fd, PROCMAP_QUERY, &query);
+	if (r < 0 && errno == ENAMETOOLONG) { /* a long path: that it is one is enough */
+		ret->name[0] = '/';
+		ret->name[1] = '\0';
+		query.vma_name_addr = 0;
+		query.vma_name_size = 0;
+		r = ioctl(maps_fd, PROCMAP_QUERY, &query);
+	}
+	if (r < 0)
+		return errno == ENOTTY ? search_maps(pid, addr, ret) : -errno;
+	ret->start = query.vma_start;
+	ret->end = query.vma_end;
+	ret->offset = query.vma_offset;
+	ret->inode = query.inode;
+	ret->readable = query.vma_flags & PROCMAP_QUERY_VMA_READABLE;
+	ret->writable = query.vma_flags & PROCMAP_QUERY_VMA_WRITABLE;
+	ret->executable = query.vma_flags & PROCMAP_QUERY_VMA_EXECUTABLE;
+	ret->shared = query.vma_flags & PROCMAP_QUERY_VMA_SHARED;
+	return 0;
 }

@@ -51,3 +51,11 @@ struct mapping {
 
 /* Calls visit for every line of /proc/PID/maps until it returns non-zero; returns that, 0 at the end, or -errno. */
 int maps_for_each(pid_t pid, int (*visit)(const struct mapping *m, void *context), void *context);
+
+/* Opens /proc/PID/maps for mapping_find; returns the descriptor or -errno. */
+int maps_open(pid_t pid);
+
+/*
+ * The mapping that addr lies in. 0, -ENOENT when there is none, or -errno. One ioctl, PROCMAP_QUERY; on older kernels all lines are read.
+ */
+int mapping_find(pid_t pid, int maps_fd, remote_addr_t addr, struct mapping *ret);
