@@ -61,6 +61,8 @@ struct container {
 	uint64_t uncovered;      /* pages of growth since the last look for new mappings */
 	uint64_t adopt_threshold;/* resident anonymous pages from which a member is adopted */
 	uint64_t last_refresh_ns, last_upkeep_ns, next_register_ns, last_barrier_ns;
+	uint64_t refresh_took_ns;
+	pid_t newest_pid; /* at the last walk over the member tree */
 	uint64_t last_usage, quiet_ticks;
 	uint32_t oom_unsure; /* stalls in a row that found nothing but could not hold every thread */
 	pid_t oom_victim;    /* killed last, perhaps not gone yet */

@@ -43,13 +43,13 @@ struct member *members_find(struct members *members, pid_t pid)
 	return NULL;
 }
 
-static uint64_t now_in(const struct member *member)
+static uint64_t resident_now(pid_t pid)
 {
 	struct process_memory memory;
-	return process_memory_read(member->pid, &memory) < 0 ? 0 : memory.resident_pages;
+	return process_memory_read(pid, &memory) < 0 ? 0 : memory.resident_pages;
 }
 
-/* A new member. One that shares its parent's memory (vfork) counts nothing; a fork's child counts as shared until measured. */
+/* A new member. One that shares its parent's memory (vfork) counts nothing; a fork's child may share what its parent has, until measured. */
 static int add_member(struct members *members, pid_t pid, pid_t parent)
 {
 	char path[64];
@@ -69,7 +69,7 @@ static int add_member(struct members *members, pid_t pid, pid_t parent)
 	member.pidfd = pidfd_open_process(pid);
 	if (members_find(members, parent)) {
 		member.same_memory = process_same_memory(pid, parent) == 1;
-		member.shared = now_in(&member);
+		member.shared = MIN_OF(resident_now(pid), resident_now(parent));
 	}
 	members->items[members->nr++] = member;
 	return 0;

@@ -3,8 +3,8 @@
  * for the copy of the pids that the reclaim thread takes (members_copy_pids).
  *
  * Usage is the sum of resident sets, less what several members have in common: a page shared by fork is counted once. How much is
- * common is measured from the proportional set sizes (smaps_rollup) whenever there is more than one member of some size; a fork's child counts
- * as wholly shared until it has been measured.
+ * common is measured from the proportional set sizes (smaps_rollup) whenever there is more than one member of some size; a fork's child
+ * counts as sharing all that its parent holds until it has been measured.
  */
 #pragma once
 

@@ -26,14 +26,19 @@ struct hold {
 
 static void hold_members(struct container *c, struct hold *hold)
 {
+	uint32_t told = 0;
 	hold->nr = 0;
 	hold->complete = c->members.nr <= MAX_HELD;
-	for (uint32_t i = 0; i < c->members.nr && hold->nr < MAX_HELD; i++) {
-		if (!c->members.items[i].resident)
-			continue;
-		int r = world_stop(c->members.items[i].pid, STOP_TIMEOUT_US, &hold->worlds[hold->nr]);
+	for (uint32_t i = 0; i < c->members.nr && told < MAX_HELD; i++) {
+		int r = c->members.items[i].resident ? world_interrupt(c->members.items[i].pid, &hold->worlds[told]) : -ESRCH;
+		told += r == 0;
+		hold->complete &= r == 0 || r == -ESRCH;
+	}
+	for (uint32_t i = 0; i < told; i++) {
+		struct world *world = hold->worlds[i];
+		int r = world_wait(world, STOP_TIMEOUT_US);
 		if (r == 0)
-			hold->complete &= world_is_complete(hold->worlds[hold->nr++]);
+			hold->complete &= world_is_complete(hold->worlds[hold->nr++] = world);
 		else if (r != -ESRCH && r != -EBUSY)
 			hold->complete = false;
 	}
@@ -133,19 +138,17 @@ static bool wait_for_reclaim(struct container *c)
 bool container_stall(struct container *c)
 {
 	struct hold hold;
-	uint64_t t0 = container_now_ns(), u0 = charge_usage(&c->charge);
+	uint64_t begin = container_now_ns();
 	stat_add(&c->stats, stalls, 1);
 	hold_members(c, &hold);
-	uint64_t t1 = container_now_ns(); members_sample(&c->members); uint64_t u1 = c->members.resident, f1 = c->members.file;
 	expire_removed(c, &hold);
 	if (c->swap)
 		cover(c, &hold);
 	if (container_file_pages_are_many(c))
 		drop_file_pages(c, &hold);
-	uint64_t t2 = container_now_ns();
 	bool exhausted = wait_for_reclaim(c);
-	members_sample(&c->members);
-	log_debug("stall at %llu usage %llu -> held %llu us %llu (file %llu) -> covered %llu us -> waited %llu us %llu exhausted %d complete %d n %u", (unsigned long long)t0/1000, (unsigned long long)u0/256, (unsigned long long)(t1-t0)/1000, (unsigned long long)u1/256, (unsigned long long)f1/256, (unsigned long long)(t2-t1)/1000, (unsigned long long)(container_now_ns()-t2)/1000, (unsigned long long)c->members.resident/256, exhausted, hold.complete, c->members.nr);
 	let_go(&hold);
+	log_debug("stall of %llu us%s%s", (unsigned long long)(container_now_ns() - begin) / 1000, exhausted ? ", nothing left" : "",
+		  hold.complete ? "" : ", not all held");
 	return exhausted && hold.complete;
 }

@@ -6,9 +6,11 @@
  */
 #include <stdio.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "container/container.h"
 #include "container/reclaimer.h"
+#include "platform/process.h"
 #include "reclaim/clock.h"
 
 #define FASTEST_PAGES_PER_US 8       /* 32 GB/s: touches of file pages that are in the page cache; new memory takes longer */
@@ -16,7 +18,9 @@
 #define MAX_INTERVAL_NS 50000000ull
 #define QUIET_TICKS 50               /* ticks without change before the interval grows */
 #define REFRESH_NS 20000000ull       /* the member tree is walked at least this often ... */
-#define REFRESH_CLOSED_NS 4000000ull /* ... when it matters */
+#define REFRESH_CLOSED_NS 4000000ull /* ... when it matters ... */
+#define REFRESH_LEAST_NS 500000ull   /* ... and at most this often, or a twentieth of the time, when processes are started */
+#define REFRESH_SHARE 20
 #define UPKEEP_NS 20000000ull
 #define BARRIER_NS 100000000ull
 #define LOOK_MAX 8                   /* mappings registered in one go: a program that grows meanwhile is noticed in time */
@@ -38,18 +42,26 @@ uint64_t container_slack(const struct container *c)
 	return MAX_OF(limit * 3 / 100, SLACK_FLOOR) / 16;
 }
 
-/* Distance from the limit at which members are adopted. */
-static uint64_t closing_distance(uint64_t limit)
+/* Distance from the limit at which members are adopted: somewhat more for a program in a hurry. */
+static uint64_t closing_distance(const struct container *c, uint64_t limit)
 {
-	return MIN_OF(limit / 8, (24ull << 20) >> PAGE_SHIFT);
+	uint64_t distance = MIN_OF(limit / 8, (24ull << 20) >> PAGE_SHIFT);
+	return MAX_OF(distance, MIN_OF(c->pace, limit / 6));
 }
 
+/* Walks the member tree: soon when somebody has forked, now and then to see who has ended. */
 static void refresh(struct container *c, uint64_t now)
 {
-	if (now - c->last_refresh_ns < (c->closed ? REFRESH_CLOSED_NS : REFRESH_NS))
+	uint64_t since = now - c->last_refresh_ns;
+	if (since < MAX_OF(c->refresh_took_ns * REFRESH_SHARE, REFRESH_LEAST_NS) && since < REFRESH_NS)
 		return;
+	pid_t newest = process_newest_pid();
+	if (newest == c->newest_pid && since < (c->closed ? REFRESH_CLOSED_NS : REFRESH_NS))
+		return;
+	c->newest_pid = newest;
 	c->last_refresh_ns = now;
 	members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c);
+	c->refresh_took_ns = container_now_ns() - now;
 }
 
 /* What has come unasked since the last sample, as a rate; a burst is remembered for a while. */
@@ -103,8 +115,10 @@ static void tick_closed(struct container *c, uint64_t usage, uint64_t now)
 	uint64_t limit = charge_limit(&c->charge);
 	bool exhausted = atomic_load(&c->exhaustion) != EXHAUSTED_NOT;
 	c->adopt_threshold = exhausted ? 64 : MIN_OF(MAX_OF(limit / 32, 256), 4096);
-	if (c->swap && container_may_adopt_more(c))
+	if (c->swap && !outruns(c, usage) && container_may_adopt_more(c)) {
 		container_adopt_members(c);
+		usage = sample(c);
+	}
 	if (outruns(c, usage))
 		container_stall(c);
 	else
@@ -148,10 +162,10 @@ uint64_t container_tick(struct container *c)
 	refresh(c, now);
 	uint64_t limit = charge_limit(&c->charge);
 	uint64_t usage = sample(c);
-	if (c->members.at_most + closing_distance(limit) > limit) {
+	if (c->members.at_most + closing_distance(c, limit) > limit) {
 		members_measure_sharing(&c->members, now);
 		usage = sample(c);
-		c->closed |= usage + closing_distance(limit) > limit;
+		c->closed |= usage + closing_distance(c, limit) > limit;
 	}
 	if (c->closed)
 		tick_closed(c, usage, now);

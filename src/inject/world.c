@@ -27,6 +27,7 @@ struct world {
 static struct {
 	struct tracee *threads;
 	size_t nr, room;
+	size_t nr_held; /* threads of all worlds: each may become a late one, room for it is there from the beginning */
 } late;
 
 static uint64_t now_us(void)
@@ -104,7 +105,7 @@ static int add_thread(struct world *world, pid_t tid)
 	int r = reserve(&world->threads, world->nr_threads + 1, &world->room);
 
 	if (!r)
-		r = reserve(&late.threads, late.nr + world->nr_threads + 1, &late.room);
+		r = reserve(&late.threads, late.nr + late.nr_held + 1, &late.room);
 	if (r < 0)
 		return r;
 	if (i < late.nr) {
@@ -116,6 +117,7 @@ static int add_thread(struct world *world, pid_t tid)
 			return r;
 	}
 	world->nr_threads++;
+	late.nr_held++;
 	return 0;
 }
 
@@ -217,6 +219,7 @@ static int leave_late_ones(struct world *world)
 			world->threads[kept++] = *tracee;
 		}
 	}
+	late.nr_held -= world->nr_threads - kept;
 	world->nr_threads = kept;
 	return busy ? -EBUSY : (int)kept;
 }
@@ -225,14 +228,12 @@ static int leave_late_ones(struct world *world)
 static int stop_all(struct world *world, uint32_t timeout_us)
 {
 	uint64_t deadline = now_us() + timeout_us;
-	int nr_new, held;
-	int r = 0;
+	int nr_new = 0, held, r;
 
 	do {
-		nr_new = interrupt_new_threads(world);
-		if (nr_new > 0)
-			r = wait_threads(world, deadline);
-	} while (nr_new > 0 && r == 0);
+		r = wait_threads(world, deadline);
+		nr_new = r == 0 ? interrupt_new_threads(world) : 0;
+	} while (nr_new > 0);
 	if (nr_new < 0)
 		return nr_new;
 	held = leave_late_ones(world);
@@ -241,7 +242,7 @@ static int stop_all(struct world *world, uint32_t timeout_us)
 	return r < 0 ? r : -ESRCH;
 }
 
-int world_stop(pid_t pid, uint32_t timeout_us, struct world **ret_world)
+int world_interrupt(pid_t pid, struct world **ret_world)
 {
 	struct world *world = calloc(1, sizeof(*world));
 	int r;
@@ -250,13 +251,29 @@ int world_stop(pid_t pid, uint32_t timeout_us, struct world **ret_world)
 		return -ENOMEM;
 	world->pid = pid;
 	world->complete = true;
-	r = stop_all(world, timeout_us);
-	if (r < 0) {
+	r = interrupt_new_threads(world);
+	if (r <= 0) {
 		world_resume(world);
-		return r;
+		return r < 0 ? r : -ESRCH;
 	}
 	*ret_world = world;
 	return 0;
+}
+
+int world_wait(struct world *world, uint32_t timeout_us)
+{
+	int r = stop_all(world, timeout_us);
+
+	if (r < 0)
+		world_resume(world);
+	return r;
+}
+
+int world_stop(pid_t pid, uint32_t timeout_us, struct world **ret_world)
+{
+	int r = world_interrupt(pid, ret_world);
+
+	return r < 0 ? r : world_wait(*ret_world, timeout_us);
 }
 
 bool world_is_complete(const struct world *world)
@@ -279,6 +296,7 @@ void world_resume(struct world *world)
 	for (size_t i = 0; i < world->nr_threads; i++)
 		if (!tracee_release(&world->threads[i]))
 			add_late(&world->threads[i]);
+	late.nr_held -= world->nr_threads;
 	free(world->threads);
 	free(world);
 	world_collect_late();

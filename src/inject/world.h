@@ -21,6 +21,10 @@ struct world;
  */
 int world_stop(pid_t pid, uint32_t timeout_us, struct world **ret_world);
 
+/* The same in two steps, so that several processes come to a stop at the same time: to tell them, and to wait (an error frees the world). */
+int world_interrupt(pid_t pid, struct world **ret_world);
+int world_wait(struct world *world, uint32_t timeout_us);
+
 /* True when every thread is stopped: then none is inside madvise, munmap or any other system call. */
 bool world_is_complete(const struct world *world);
 

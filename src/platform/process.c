@@ -307,3 +307,15 @@ int thread_robust_list(pid_t tid, remote_addr_t *ret_head)
 	*ret_head = (remote_addr_t)(uintptr_t)head;
 	return 0;
 }
+
+pid_t process_newest_pid(void)
+{
+	char text[96];
+	_cleanup_close_ int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	const char *last = strrchr(text, ' ');
+	return last ? (pid_t)strtol(last, NULL, 10) : 0;
+}
