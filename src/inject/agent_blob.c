@@ -84,10 +84,10 @@ HELPER void become_independent(struct agent_boot *boot)
 {
 	int priority = 0;
 
+	raw_syscall(SYS_prctl, PR_SET_NAME, address_of(boot->name), 0, 0, 0, 0); /* first: whoever sums up memory knows it by its name */
 	call3(SYS_close_range, 0, (long)(~0U), 0);
 	call0(SYS_setsid);
 	call3(SYS_chdir, address_of(boot->root), 0, 0);
-	raw_syscall(SYS_prctl, PR_SET_NAME, address_of(boot->name), 0, 0, 0, 0);
 	raw_syscall(SYS_prctl, PR_SET_PDEATHSIG, 0, 0, 0, 0, 0);
 	call3(SYS_sched_setscheduler, 0, SCHED_OTHER, address_of(&priority));
 	call3(SYS_sched_setaffinity, 0, sizeof(boot->affinity), address_of(boot->affinity));

@@ -125,9 +125,10 @@ static void collect(pid_t pid, bool with_itself)
 	closedir(tasks);
 }
 
+/* One that has ended meanwhile cannot be compared: it may have been a short-lived sharer, and its memory is on its way out in any case. */
 static bool shares_memory(const struct member *a, const struct member *b)
 {
-	return (nr_members < 64 || a->size == b->size) && syscall(SYS_kcmp, a->pid, b->pid, KCMP_VM, 0, 0) == 0;
+	return (nr_members < 64 || a->size == b->size) && syscall(SYS_kcmp, a->pid, b->pid, KCMP_VM, 0, 0) <= 0;
 }
 
 static struct sample take_sample(pid_t root)
