@@ -55,9 +55,10 @@ struct container {
 	bool program_ended;
 	int exit_status;         /* as the shell sees it */
 	bool closed;             /* near the limit: members are being adopted */
-	uint64_t grown;          /* pages that the last sample found and nobody had asked for */
-	uint64_t pace;           /* the same for a time of LATENCY_US, the highest lately */
-	uint64_t last_sample_ns;
+	int64_t grown;           /* pages that nobody had asked for, in this window of time */
+	uint64_t pace_since_ns;  /* its beginning */
+	uint64_t pace;           /* pages that would come in LATENCY_US at the highest rate lately */
+	bool at_pace;            /* the last window was about as high */
 	uint64_t uncovered;      /* pages of growth since the last look for new mappings */
 	uint64_t adopt_threshold;/* resident anonymous pages from which a member is adopted */
 	uint64_t last_refresh_ns, last_upkeep_ns, next_register_ns, last_barrier_ns;

@@ -26,7 +26,9 @@
 #define LOOK_MAX 8                   /* mappings registered in one go: a program that grows meanwhile is noticed in time */
 #define REGISTER_SHARE 8             /* looking for new mappings may take an eighth of the time */
 #define LATENCY_US 5000              /* a busy machine may let the keeper wait this long */
-#define PACE_MEMORY 256              /* samples */
+#define PACE_WINDOW_US 1000
+#define LARGE_STEP 1024              /* pages: more than can be under way */
+#define PACE_MEMORY 64               /* windows */
 #define SLACK_FLOOR ((16ull << 20) >> PAGE_SHIFT)
 
 uint64_t container_now_ns(void)
@@ -64,12 +66,21 @@ static void refresh(struct container *c, uint64_t now)
 	c->refresh_took_ns = container_now_ns() - now;
 }
 
-/* What has come unasked since the last sample, as a rate; a burst is remembered for a while. */
-static void measure_pace(struct container *c, uint64_t now)
+/*
+ * What comes unasked, as a rate; a burst is remembered for a while. It is measured over a window, because a single sample may be off by the
+ * pages under way; a large step needs no more evidence.
+ */
+static void measure_pace(struct container *c, int64_t grown, uint64_t now)
 {
-	uint64_t us = MAX_OF((now - c->last_sample_ns) / 1000, 1);
-	c->last_sample_ns = now;
-	c->pace = MAX_OF(c->grown * LATENCY_US / us, c->pace - c->pace / PACE_MEMORY);
+	uint64_t us = MAX_OF((now - c->pace_since_ns) / 1000, 1);
+	c->grown += grown;
+	if (us < PACE_WINDOW_US && c->grown < LARGE_STEP)
+		return;
+	uint64_t pace = (uint64_t)MAX_OF(c->grown, 0) * LATENCY_US / us;
+	c->pace = MAX_OF(pace, c->pace - c->pace / PACE_MEMORY);
+	c->at_pace = pace && pace > c->pace / 4;
+	c->grown = 0;
+	c->pace_since_ns = now;
 }
 
 static void publish(struct container *c)
@@ -84,9 +95,9 @@ static void publish(struct container *c)
 static uint64_t sample(struct container *c)
 {
 	struct charge_sample begun = charge_sample_begin(&c->charge);
-	c->grown = charge_sample_end(&c->charge, begun, members_sample(&c->members));
-	c->uncovered += c->grown;
-	measure_pace(c, container_now_ns());
+	int64_t grown = charge_sample_end(&c->charge, begun, members_sample(&c->members));
+	c->uncovered = (uint64_t)MAX_OF((int64_t)c->uncovered + grown, 0);
+	measure_pace(c, grown, container_now_ns());
 	publish(c);
 	return charge_usage(&c->charge);
 }
@@ -109,7 +120,7 @@ static void look_for_new_mappings(struct container *c, uint64_t now)
 static bool outruns(const struct container *c, uint64_t usage)
 {
 	uint64_t limit = charge_limit((struct charge *)&c->charge);
-	return c->swap && (usage > limit + container_slack(c) || (c->grown && usage + c->pace > limit + SLACK_FLOOR / 2));
+	return c->swap && (usage > limit + container_slack(c) || (c->at_pace && usage + c->pace > limit + SLACK_FLOOR / 2));
 }
 
 uint64_t container_stall_room(const struct container *c)

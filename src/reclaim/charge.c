@@ -84,7 +84,7 @@ struct charge_sample charge_sample_begin(struct charge *charge)
 	return sample;
 }
 
-uint64_t charge_sample_end(struct charge *charge, struct charge_sample sample, uint64_t rss_pages)
+int64_t charge_sample_end(struct charge *charge, struct charge_sample sample, uint64_t rss_pages)
 {
 	lock_take(&charge->lock);
 	uint64_t expected = usage_locked(charge);
@@ -95,7 +95,7 @@ uint64_t charge_sample_end(struct charge *charge, struct charge_sample sample, u
 		charge->max_usage = rss_pages;
 	uint64_t now = usage_locked(charge);
 	lock_drop(&charge->lock);
-	return now > expected ? now - expected : 0;
+	return (int64_t)(now - expected);
 }
 
 uint64_t charge_usage(struct charge *charge)

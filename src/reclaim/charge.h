@@ -53,10 +53,11 @@ struct charge_sample {
 struct charge_sample charge_sample_begin(struct charge *charge);
 
 /*
- * rss_pages was read between the two calls. Returns by how many pages usage exceeds what charging had expected: growth that
- * nobody asked for.
+ * rss_pages was read between the two calls. Returns by how many pages usage differs from what charging had expected: growth that nobody asked
+ * for. What is under way (pages put in and not committed yet, pages gone and not uncharged yet) makes one sample differ one way and the next
+ * the other way: only sums of several mean something.
  */
-uint64_t charge_sample_end(struct charge *charge, struct charge_sample sample, uint64_t rss_pages);
+int64_t charge_sample_end(struct charge *charge, struct charge_sample sample, uint64_t rss_pages);
 
 uint64_t charge_usage(struct charge *charge);
 uint64_t charge_limit(struct charge *charge);

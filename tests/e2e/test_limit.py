@@ -50,5 +50,5 @@ def test_reading_a_mapped_file(box):
         file.flush()
         os.fsync(file.fileno())
     script = (f"import mmap\nf = open({str(path)!r}, 'rb')\nm = mmap.mmap(f.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ)\n"
-              "print('right' if all(m[i * 4096:i * 4096 + 4] == (i // 256).to_bytes(4, 'little') for r in range(2) for i in range(len(m) // 4096)) else 'wrong')")
+              "print('right' if all(m[i * 4096:i * 4096 + 4096] == (i // 256).to_bytes(4, 'little') * 1024 for r in range(2) for i in range(len(m) // 4096)) else 'wrong')")
     check(box, [PYTHON, "-c", script], size // 4)
