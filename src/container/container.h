@@ -61,7 +61,7 @@ struct container {
 	bool at_pace;            /* the last window was about as high */
 	uint64_t uncovered;      /* pages of growth since the last look for new mappings */
 	uint64_t adopt_threshold;/* resident anonymous pages from which a member is adopted */
-	uint64_t last_refresh_ns, last_upkeep_ns, next_register_ns, last_barrier_ns;
+	uint64_t last_refresh_ns, last_upkeep_ns, next_register_ns, last_barrier_ns, last_drop_ns;
 	uint64_t refresh_took_ns;
 	pid_t newest_pid; /* at the last walk over the member tree */
 	uint64_t last_usage, quiet_ticks;

@@ -13,6 +13,7 @@
 
 #define MAX_HELD 256
 #define ADOPTIONS_AT_ONCE 4 /* bounds how long the members are held for them */
+#define DROP_INTERVAL_NS 50000000ull
 #define STALL_SLICE_NS 200000
 #define STALL_MAX_NS 2000000000ull
 /* The statement under way when the members were held may have looked before; the next one is about held members only. */
@@ -76,13 +77,23 @@ static void drop_file_pages(struct container *c, const struct hold *hold)
 	}
 }
 
+/* Those in use are back soon: other memory has to go in turn. */
+static bool drop_file_pages_when_due(struct container *c, const struct hold *hold)
+{
+	uint64_t now = container_now_ns();
+	if (!container_file_pages_are_many(c) || now - c->last_drop_ns < DROP_INTERVAL_NS)
+		return false;
+	c->last_drop_ns = now;
+	drop_file_pages(c, hold);
+	return true;
+}
+
 void container_barrier(struct container *c)
 {
 	struct hold hold;
 	hold_members(c, &hold);
 	expire_removed(c, &hold);
-	if (container_file_pages_are_many(c))
-		drop_file_pages(c, &hold);
+	drop_file_pages_when_due(c, &hold);
 	let_go(&hold);
 }
 
@@ -144,9 +155,12 @@ bool container_stall(struct container *c)
 	expire_removed(c, &hold);
 	if (c->swap)
 		cover(c, &hold);
-	if (container_file_pages_are_many(c))
-		drop_file_pages(c, &hold);
+	bool dropped = drop_file_pages_when_due(c, &hold);
 	bool exhausted = wait_for_reclaim(c);
+	if (exhausted && !dropped) {
+		drop_file_pages(c, &hold);
+		exhausted = members_sample(&c->members) > charge_limit(&c->charge);
+	}
 	let_go(&hold);
 	log_debug("stall of %llu us%s%s", (unsigned long long)(container_now_ns() - begin) / 1000, exhausted ? ", nothing left" : "",
 		  hold.complete ? "" : ", not all held");

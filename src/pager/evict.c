@@ -49,6 +49,7 @@ struct transaction {
 	struct agent_op ops[MAX_RUNS + 1];
 	struct run busy; /* shared by fork or pinned; nr_pages 0: none */
 	uint32_t nr_slots; /* pages of the batch that hold slot references */
+	uint32_t passed;   /* pages passed by since the last write-protection */
 	bool swap_full, wrapped;
 };
 
@@ -76,8 +77,11 @@ static bool was_used_just_now(const struct address_space *as, shadow_entry_t ent
 	return entry_state(entry) == STATE_RESIDENT && (uint8_t)(as->fills / 16 - entry_epoch(entry)) < 2;
 }
 
-/* True when the page is to leave now; takes one off the age of an active page. */
-static bool is_candidate(struct transaction *t, remote_addr_t page)
+/* Writes are no evidence any more when nothing has left in two revolutions: all of it is in use, and something has to go. */
+#define REVOLUTIONS_FOR_WRITTEN 2
+
+/* True when the page is to leave now; one that was used is passed, with its new age. */
+static bool is_candidate(struct transaction *t, remote_addr_t page, bool written)
 {
 	struct address_space *as = t->as;
 	shadow_entry_t entry = shadow_get(as->shadow, page);
@@ -86,9 +90,11 @@ static bool is_candidate(struct transaction *t, remote_addr_t page)
 		t->removed++;
 	if (entry & (ENTRY_PINNED | ENTRY_REMOVED | ENTRY_LOADING) || entry_is_evicted(entry) || was_used_just_now(as, entry))
 		return false;
-	if (clock_hand_passes(age, &age))
+	written = written && (entry & ENTRY_ARMED) && as->revolutions_idle < REVOLUTIONS_FOR_WRITTEN;
+	if (clock_hand_passes(age, written, &age))
 		return true;
-	shadow_set(as->shadow, page, entry_with_age(entry, age));
+	shadow_set(as->shadow, page, entry_with_age(entry, age) | ENTRY_ARMED);
+	t->passed++;
 	return false;
 }
 
@@ -106,8 +112,9 @@ static bool append_page(struct transaction *t, remote_addr_t page, bool continue
 }
 
 /* Takes candidates from one run of resident pages; returns the address where looking stopped. */
-static remote_addr_t choose_in_run(struct transaction *t, remote_addr_t start, remote_addr_t end)
+static remote_addr_t choose_in_run(struct transaction *t, const struct page_run *run)
 {
+	remote_addr_t start = run->start, end = run->end;
 	struct address_space *as = t->as;
 	remote_addr_t last = 0, skip_end;
 	struct range range = {0};
@@ -125,7 +132,7 @@ static remote_addr_t choose_in_run(struct transaction *t, remote_addr_t start, r
 			continue;
 		}
 		t->looked_at++;
-		if (!is_candidate(t, page))
+		if (!is_candidate(t, page, run->categories & PAGE_WRITTEN))
 			continue;
 		/* A MOVE must not cross from one mapping to the next, nor a page table that a large page would have to be split for. */
 		bool same_mapping = page < range.end;
@@ -138,18 +145,34 @@ static remote_addr_t choose_in_run(struct transaction *t, remote_addr_t start, r
 	return end;
 }
 
+/* Write-protects what the hand has passed since `start`. A write that came in between is evidence lost, no more. */
+static void arm(struct transaction *t, remote_addr_t start)
+{
+	struct page_run runs[256];
+	struct pagemap_query query = {.start = start,
+				      .end = t->as->hand,
+				      .require = PAGE_PRESENT | PAGE_WP_ALLOWED | PAGE_WRITTEN,
+				      .forbid = PAGE_FILE | PAGE_ZERO,
+				      .report = PAGE_PRESENT,
+				      .write_protect = true};
+	while (t->passed && query.start < query.end)
+		if (pagemap_scan(t->as->pagemap, &query, runs, ARRAY_LEN(runs), &query.start) < 0)
+			break;
+	t->passed = 0;
+}
+
 /* Moves the hand until enough candidates are found, a whole revolution has been made, or enough pages have been looked at. */
 static int choose(struct transaction *t)
 {
 	struct address_space *as = t->as;
-	struct page_run runs[128];
+	struct page_run runs[256];
 	remote_addr_t stop_at = as->hand;
 	while (t->nr_pages < t->want && t->nr_runs < MAX_RUNS && t->looked_at < MAX_LOOKED_AT) {
 		struct pagemap_query query = {.start = as->hand,
 					      .end = t->wrapped ? stop_at : ADDRESS_END,
 					      .require = PAGE_PRESENT | PAGE_WP_ALLOWED,
 					      .forbid = PAGE_FILE | PAGE_ZERO,
-					      .report = PAGE_PRESENT,
+					      .report = PAGE_PRESENT | PAGE_WRITTEN,
 					      .max_pages = 1024};
 		uint64_t walked = query.end;
 		int n = query.start < query.end ? pagemap_scan(as->pagemap, &query, runs, ARRAY_LEN(runs), &walked) : 0;
@@ -157,12 +180,14 @@ static int choose(struct transaction *t)
 			return n;
 		as->hand = walked;
 		for (int i = 0; i < n; i++) {
-			remote_addr_t stopped = choose_in_run(t, runs[i].start, runs[i].end);
+			remote_addr_t stopped = choose_in_run(t, &runs[i]);
 			if (stopped < runs[i].end) {
 				as->hand = stopped;
+				arm(t, query.start);
 				return 0;
 			}
 		}
+		arm(t, query.start);
 		if (walked < query.end)
 			continue;
 		if (t->wrapped)

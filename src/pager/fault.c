@@ -277,6 +277,7 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 			      .nr_pages = (uint32_t)granted,
 			      .fault_page = below,
 			      .first_slot = entry_slot(entry) - below,
+			      .write = fault->write,
 			      .buffer = load->buffer};
 	for (uint32_t i = 0; i < load->nr_pages; i++) {
 		remote_addr_t page = load->start + (uint64_t)i * PAGE_BYTES;
@@ -346,7 +347,8 @@ static void record_loaded(struct fault_context *context, struct load *load, uint
 		bool asked = i == load->fault_page;
 		unsigned age = asked ? clock_age_at_refault(entry_epoch(entry), now) : 0;
 		uint8_t epoch = (uint8_t)(fill_epoch(as) + (asked ? 0 : NOT_RECENT));
-		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, epoch, entry & ENTRY_PINNED));
+		uint64_t flags = (entry & ENTRY_PINNED) | (asked && load->write ? 0 : ENTRY_ARMED);
+		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, epoch, flags));
 	}
 }
 

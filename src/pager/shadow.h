@@ -13,8 +13,8 @@
  * An untracked resident page (touched before its mapping was registered) is NONE too: the kernel knows that it is there (PAGEMAP_SCAN), a
  * fault can only come when it is not, and then its content is zeros.
  *
- * Entry:   63        32 31   24 23 .. 16 15  8 7  6 5        4       3      2..0
- *         | slot       | spare |  spare  |epoch|age |LOADING|REMOVED|PINNED|state |
+ * Entry:   63        32 31 .. 17 16    15  8 7  6 5        4       3      2..0
+ *         | slot       | spare |ARMED|epoch|age |LOADING|REMOVED|PINNED|state |
  */
 #pragma once
 
@@ -33,6 +33,7 @@ enum page_state {
 #define ENTRY_PINNED 0x8ull   /* holds a thread record or arguments: never evicted */
 #define ENTRY_REMOVED 0x10ull /* a REMOVE event was read, the zap may still come: not evictable until filled by a fault */
 #define ENTRY_LOADING 0x20ull /* a read of its slot is in flight; whoever completes it wakes the waiters */
+#define ENTRY_ARMED 0x10000ull /* write-protected since it was last looked at: if it is not any more, it was written to */
 #define ENTRY_AGE_SHIFT 6
 #define ENTRY_AGE_MAX 3u
 #define ENTRY_EPOCH_SHIFT 8

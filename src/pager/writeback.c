@@ -120,7 +120,7 @@ static bool page_is_zero(const void *page)
 }
 
 /*
- * Layout lock held. The page needs no write: its entry goes on to `settled` (ZERO, or SWAPPED in the old slot) and the new slot is given
+ * Layout lock held. The page needs no write: its entry goes on to `settled` (ZERO, or with its old slot) and the new slot is given
  * back. Races: between capture and now the page may have been faulted in again, unmapped, or copied to a fork's child. Only when the entry
  * still names the new slot, and nobody but it and the batch does, may the slot be dropped; otherwise the page is written like any other.
  */
@@ -139,6 +139,27 @@ static bool settle_without_write(struct writeback *wb, struct batch *batch, stru
 	return true;
 }
 
+/* True while some batch has the slot: its content may not be in the file yet. The reclaim thread's own batches need no lock for it. */
+static bool is_in_flight(const struct writeback *wb, slot_t slot)
+{
+	for (uint32_t i = 0; i < wb->nr_batches; i++) {
+		const struct batch *batch = &wb->batches[i];
+		for (uint32_t k = 0; batch->state != BATCH_FREE && k < batch->nr_pages; k++)
+			if (batch->pages[k].slot == slot)
+				return true;
+	}
+	return false;
+}
+
+/*
+ * The state of a page whose old slot is as good as its content. A page that was taken back out of a batch and left again unchanged finds the
+ * write of that slot still under way: then it stays STAGED, so that a fault looks into the batches before it reads the file.
+ */
+static enum page_state settled_state(const struct writeback *wb, slot_t old_slot)
+{
+	return is_in_flight(wb, old_slot) ? STATE_STAGED : STATE_SWAPPED;
+}
+
 /* Returns true when the page has to be written. */
 static bool settle_page(struct writeback *wb, struct batch *batch, uint32_t index)
 {
@@ -153,7 +174,7 @@ static bool settle_page(struct writeback *wb, struct batch *batch, uint32_t inde
 		if (settled)
 			stat_add(wb->pager->stats, zero_drops, 1);
 	} else if (page->old_slot != NO_SLOT && swap_checksum(swap, page->old_slot) == checksum) {
-		settled = settle_without_write(wb, batch, page, entry_make(STATE_SWAPPED, page->old_slot, 0, 0, 0));
+		settled = settle_without_write(wb, batch, page, entry_make(settled_state(wb, page->old_slot), page->old_slot, 0, 0, 0));
 		if (settled) {
 			page->old_slot = NO_SLOT; /* the reference is the entry's now */
 			stat_add(wb->pager->stats, clean_drops, 1);

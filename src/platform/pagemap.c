@@ -25,7 +25,6 @@ struct pm_scan_arg {
 };
 #define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
 #define PM_SCAN_WP_MATCHING ((uint64_t)1 << 0)
-#define PM_SCAN_CHECK_WPASYNC ((uint64_t)1 << 1)
 #endif
 
 #ifndef PROCMAP_QUERY
@@ -79,7 +78,7 @@ int pagemap_scan(int pagemap_fd, const struct pagemap_query *query, struct page_
 {
 	struct pm_scan_arg arg = {
 		.size = sizeof(arg),
-		.flags = query->write_protect ? PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC : 0,
+		.flags = query->write_protect ? PM_SCAN_WP_MATCHING : 0,
 		.start = query->start,
 		.end = query->end,
 		.vec = (uint64_t)(uintptr_t)runs,

@@ -28,14 +28,15 @@ struct pagemap_query {
 	uint64_t forbid;       /* ... and none of these */
 	uint64_t report;       /* categories to return; runs are split where they differ */
 	uint64_t max_pages;    /* 0: no limit */
-	bool write_protect;    /* also re-protect the matching pages, atomically (PM_SCAN_WP_MATCHING) */
+	bool write_protect;    /* also re-protect the matching pages, atomically (PM_SCAN_WP_MATCHING); require PAGE_WP_ALLOWED then */
 };
 
 /* Opens /proc/PID/pagemap; returns the descriptor or -errno. */
 int pagemap_open(pid_t pid);
 
 /*
- * Scans; fills up to max_runs runs in address order. Returns the number of runs or -errno; *ret_walked_to is where a next call
+ * Scans; fills up to max_runs runs in address order. Never without room for runs: without an output the kernel write-protects all it walks over,
+ * holes too, and a protected hole is not missing. Returns the number of runs or -errno; *ret_walked_to is where a next call
  * goes on (== query->end when all was seen).
  */
 int pagemap_scan(int pagemap_fd, const struct pagemap_query *query, struct page_run *runs, uint32_t max_runs,

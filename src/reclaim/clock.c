@@ -8,11 +8,11 @@ unsigned clock_age_at_refault(uint8_t evicted, uint8_t now)
 	return distance <= CLOCK_EPOCHS_PER_MEMORY ? 1 : 0;
 }
 
-bool clock_hand_passes(unsigned age, unsigned *ret_age)
+bool clock_hand_passes(unsigned age, bool written, unsigned *ret_age)
 {
-	if (age == 0)
+	if (age == 0 && !written)
 		return true;
-	*ret_age = age - 1;
+	*ret_age = written ? age : age - 1;
 	return false;
 }
 

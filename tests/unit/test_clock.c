@@ -13,10 +13,12 @@ static void near_refaults_become_active(void **state)
 static void hand_takes_one_off(void **state)
 {
 	unsigned age = 2;
-	assert_false(clock_hand_passes(age, &age));
+	assert_false(clock_hand_passes(age, false, &age));
 	assert_int_equal(age, 1);
-	assert_false(clock_hand_passes(age, &age));
-	assert_true(clock_hand_passes(age, &age));
+	assert_false(clock_hand_passes(age, false, &age));
+	assert_true(clock_hand_passes(age, false, &age));
+	assert_false(clock_hand_passes(0, true, &age)); /* written to: once more */
+	assert_int_equal(age, 0);
 }
 
 static void watermarks_are_in_order(void **state)
