@@ -29,6 +29,7 @@
 #include "reclaim/clock.h"
 
 #define MAX_RUNS 96              /* MOVE operations in one transaction: bounds how long the lock is held when memory is scattered */
+#define MAX_LOOK 1024            /* pages in one look at the page tables */
 #define MAX_LOOKED_AT 16384      /* resident pages passed by in one transaction */
 #define IDLE_REVOLUTIONS 5       /* one more than the highest age: then every page has been passed at age 0 */
 #define MAX_BUSY_PAGES 256       /* pages whose sharing is broken in one go */
@@ -167,13 +168,14 @@ static int choose(struct transaction *t)
 	struct address_space *as = t->as;
 	struct page_run runs[256];
 	remote_addr_t stop_at = as->hand;
+	uint32_t look = t->want; /* at one time: little where most pages may leave, more while the hand passes them by */
 	while (t->nr_pages < t->want && t->nr_runs < MAX_RUNS && t->looked_at < MAX_LOOKED_AT) {
 		struct pagemap_query query = {.start = as->hand,
 					      .end = t->wrapped ? stop_at : ADDRESS_END,
 					      .require = PAGE_PRESENT | PAGE_WP_ALLOWED,
 					      .forbid = PAGE_FILE | PAGE_ZERO,
 					      .report = PAGE_PRESENT | PAGE_WRITTEN,
-					      .max_pages = 1024};
+					      .max_pages = MIN_OF(look, MAX_LOOK)};
 		uint64_t walked = query.end;
 		int n = query.start < query.end ? pagemap_scan(as->pagemap, &query, runs, ARRAY_LEN(runs), &walked) : 0;
 		if (n < 0)
@@ -188,6 +190,7 @@ static int choose(struct transaction *t)
 			}
 		}
 		arm(t, query.start);
+		look *= 2;
 		if (walked < query.end)
 			continue;
 		if (t->wrapped)

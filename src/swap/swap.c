@@ -33,6 +33,7 @@ struct swap {
 	struct lock lock; /* LOCK_SWAP: the books */
 	struct slot_map *map;
 	uint64_t full_until_ns;
+	off_t ahead_from, ahead_to; /* allocator's thread: space at the end of the file, promised and not used by any cluster yet */
 	struct trimmer *trimmer;
 };
 
@@ -79,6 +80,28 @@ static int reserve(struct swap *swap, off_t offset, off_t len)
 static off_t cluster_offset(uint32_t cluster)
 {
 	return (off_t)cluster * CLUSTER_BYTES;
+}
+
+#define AHEAD_BYTES (16 * (off_t)CLUSTER_BYTES)
+
+/*
+ * Space for one cluster. At the end of the file it is asked for in larger steps: a call to the file system takes as long for many clusters as
+ * for one. Clusters below have been in use and may have been punched out since: they ask for themselves.
+ */
+static int reserve_cluster(struct swap *swap, uint32_t cluster)
+{
+	off_t offset = cluster_offset(cluster), end = offset + CLUSTER_BYTES;
+	off_t ahead = MIN_OF(offset + AHEAD_BYTES, (off_t)swap->nr_slots * (off_t)PAGE_BYTES);
+	if (offset >= swap->ahead_from && end <= swap->ahead_to) {
+		swap->ahead_from = end;
+		return 0;
+	}
+	if (offset >= swap->ahead_to && ahead > end && reserve(swap, offset, ahead - offset) == 0) {
+		swap->ahead_from = end;
+		swap->ahead_to = ahead;
+		return 0;
+	}
+	return reserve(swap, offset, CLUSTER_BYTES);
 }
 
 static int write_header(struct swap *swap)
@@ -242,7 +265,7 @@ int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *re
 		}
 		if (r != -EAGAIN)
 			return r == -ENOMEM ? -ENOSPC : r;
-		r = reserve(swap, cluster_offset(cluster), CLUSTER_BYTES);
+		r = reserve_cluster(swap, cluster);
 		lock_take(&swap->lock);
 		slot_map_finish_reserve(swap->map, cluster, r == 0);
 		swap->full_until_ns = r < 0 ? now_ns() + FULL_RETRY_NS : 0;

@@ -190,8 +190,8 @@ def busybox(folder):
 PROGRAMS = {f.__name__: f for f in (sort, python_dicts, python_multiprocessing, node, java, perl, sqlite3, xz, gcc, busybox)}
 
 
-# Programs that touch all of their memory at random, or share it after fork: known to be slow (README, limits).
-SLOW = ("python_multiprocessing", "perl", "xz", "gcc", "busybox")
+# Programs that touch all of their memory at random: known to be slow (README, limits).
+SLOW = ("perl", "xz", "busybox")
 
 
 @pytest.mark.parametrize("percent", LIMITS)
