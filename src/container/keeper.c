@@ -299,7 +299,7 @@ void keeper_main(const struct run_config *config, struct swap *swap, const struc
 		log_error("cannot start the container's threads: %s", strerror(-r));
 		container_kill(&k->container, "its keeper could not start");
 	}
-	scheduling_prefer_latency();
+	scheduling_preempt();
 	serve(k);
 	shut_down(k);
 	report(k, REPORT_ENDED, k->container.exit_status);

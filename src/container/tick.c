@@ -120,7 +120,7 @@ static void look_for_new_mappings(struct container *c, uint64_t now)
 static bool outruns(const struct container *c, uint64_t usage)
 {
 	uint64_t limit = charge_limit((struct charge *)&c->charge);
-	return c->swap && (usage > limit + container_slack(c) || (c->at_pace && usage + c->pace > limit + SLACK_FLOOR / 2));
+	return c->swap && (usage > limit + container_slack(c) || (c->at_pace && usage + c->pace > limit + SLACK_FLOOR / 4));
 }
 
 uint64_t container_stall_room(const struct container *c)

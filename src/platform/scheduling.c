@@ -1,5 +1,6 @@
 #include "platform/scheduling.h"
 
+#include <sched.h>
 #include <stdint.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -7,6 +8,9 @@
 
 #define SLICE_NS 100000ull /* the shortest the kernel grants */
 #define KEEPER_NICE (-10)
+#ifndef SCHED_FLAG_RESET_ON_FORK
+#define SCHED_FLAG_RESET_ON_FORK 1
+#endif
 
 struct sched_attributes { /* struct sched_attr, first version */
 	uint32_t size;
@@ -18,6 +22,17 @@ struct sched_attributes { /* struct sched_attr, first version */
 	uint64_t deadline;
 	uint64_t period;
 };
+
+/*
+ * The real-time class preempts at once; a fair thread that wakes up may have to wait for the next tick of the clock, up to 4 ms. Only for a
+ * thread that sleeps nearly all the time. Without the right to it the fair class has to do.
+ */
+void scheduling_preempt(void)
+{
+	struct sched_attributes attributes = {.size = sizeof(attributes), .policy = SCHED_RR, .flags = SCHED_FLAG_RESET_ON_FORK, .priority = 1};
+	if (syscall(SYS_sched_setattr, 0, &attributes, 0) < 0)
+		scheduling_prefer_latency();
+}
 
 void scheduling_prefer_latency(void)
 {

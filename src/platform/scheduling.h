@@ -6,3 +6,6 @@
  * value, for the calling thread: it works little and is waited for. Silently without effect where the kernel does not offer it.
  */
 void scheduling_prefer_latency(void);
+
+/* The calling thread runs as soon as it wakes up, whoever runs there; as above where that is not allowed. */
+void scheduling_preempt(void);

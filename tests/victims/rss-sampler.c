@@ -125,10 +125,13 @@ static void collect(pid_t pid, bool with_itself)
 	closedir(tasks);
 }
 
-/* One that has ended meanwhile cannot be compared: it may have been a short-lived sharer, and its memory is on its way out in any case. */
+/* One that has ended meanwhile, or is a zombie, cannot be compared: it may have been a short-lived sharer. What it held alone is on its way out. */
 static bool shares_memory(const struct member *a, const struct member *b)
 {
-	return (nr_members < 64 || a->size == b->size) && syscall(SYS_kcmp, a->pid, b->pid, KCMP_VM, 0, 0) <= 0;
+	if (nr_members >= 64 && a->size != b->size)
+		return false;
+	struct member now = *a;
+	return syscall(SYS_kcmp, a->pid, b->pid, KCMP_VM, 0, 0) <= 0 || !read_memory(&now) || !now.resident;
 }
 
 static struct sample take_sample(pid_t root)
