@@ -274,38 +274,14 @@ static bool reports_interruption(long number)
 	return false;
 }
 
-static uint64_t status_mask(const char *status, const char *key)
-{
-	const char *at = strstr(status, key);
-
-	return at ? strtoull(at + strlen(key), NULL, 16) : 0;
-}
-
-/* A signal that the thread will take as soon as it runs: then the interruption is real. */
-static bool signal_is_due(const struct tracee *tracee)
-{
-	char status[4096];
-
-	if (read_task_file(tracee->process, tracee->tid, "status", status, sizeof(status)) <= 0)
-		return true;
-	return (status_mask(status, "\nSigPnd:") | status_mask(status, "\nShdPnd:")) & ~status_mask(status, "\nSigBlk:");
-}
-
 /*
- * Undoes an EINTR that only our stop has caused. A call that swaps the signal mask for its duration (epoll_pwait) has its usual mask
- * put back first, as its end would do: a signal that comes now waits until the call runs again and is interrupted by it.
+ * Undoes an EINTR that only our stop has caused: the call asks for a restart as ppoll does. The kernel then decides, when the thread goes on
+ * and takes its signals: the call reports EINTR if a handler runs in this thread, and starts again if none does (a signal that is ignored,
+ * or that another thread takes). A mask that was swapped for the duration of the call (epoll_pwait) it treats accordingly.
  */
 static void undo_interruption(struct tracee *tracee, struct thread_regs *regs)
 {
-	uint64_t mask;
-
-	if (regs_result(regs) != -EINTR || !reports_interruption(regs_in_syscall(regs)) || signal_is_due(tracee))
-		return;
-	if (ptrace(PTRACE_GETSIGMASK, tracee->tid, sizeof(mask), &mask) < 0)
-		return;
-	if (ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof(mask), &mask) < 0)
-		return;
-	if (regs_restart_syscall(regs))
+	if (regs_result(regs) == -EINTR && reports_interruption(regs_in_syscall(regs)) && regs_request_restart(regs))
 		regs_write(tracee->tid, regs);
 }
 

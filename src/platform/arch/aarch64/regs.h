@@ -73,7 +73,7 @@ static inline void regs_set_syscall(struct thread_regs *regs, uint64_t pc, long 
  * The kernel has forgotten the call and its first argument (orig_x0) by the time of the stop; -ERESTART* it has already handled. What
  * shows -EINTR cannot be started again.
  */
-static inline bool regs_restart_syscall(struct thread_regs *regs)
+static inline bool regs_request_restart(struct thread_regs *regs)
 {
 	(void)regs;
 	return false;

@@ -65,9 +65,10 @@ static inline void regs_set_syscall(struct thread_regs *regs, uint64_t pc, long 
 	regs->user.r9 = args[5];
 }
 
-static inline bool regs_restart_syscall(struct thread_regs *regs)
+static inline bool regs_request_restart(struct thread_regs *regs)
 {
-	regs->user.rax = regs->user.orig_rax;
-	regs->user.rip -= sizeof(syscall_instruction);
+	enum { ERESTARTNOHAND = 514 }; /* include/linux/errno.h of the kernel; user space never sees it */
+
+	regs->user.rax = (uint64_t)-ERESTARTNOHAND;
 	return true;
 }
