@@ -26,8 +26,6 @@ enum exhaustion {
 
 struct reclaimer;
 
-#define STOP_TIMEOUT_US 20000 /* for all threads of a process to stop */
-
 struct container {
 	const struct run_config *config;
 	struct stats stats;
@@ -120,6 +118,3 @@ void container_consider_oom(struct container *c);
 
 /* Sampling, pressure, growth. Returns the time until the next tick in nanoseconds. Container thread. */
 uint64_t container_tick(struct container *c);
-
-/* pages above which usage is not let grow while waiting for reclaim */
-uint64_t container_slack(const struct container *c);

@@ -12,6 +12,7 @@
 #include "pager/file_pages.h"
 
 #define MAX_HELD 256
+#define STOP_TIMEOUT_US 20000 /* for all threads of a process to stop */
 #define ADOPTIONS_AT_ONCE 4 /* bounds how long the members are held for them */
 #define DROP_INTERVAL_NS 50000000ull
 #define STALL_SLICE_NS 200000
@@ -71,7 +72,7 @@ bool container_file_pages_are_many(const struct container *c)
 static void drop_file_pages(struct container *c, const struct hold *hold)
 {
 	for (struct address_space *as = c->spaces; hold->complete && as; as = as->next) {
-		int64_t pages = as->agent && !atomic_load(&as->dead) ? file_pages_drop(as) : 0;
+		int64_t pages = file_pages_drop(as); /* -ESRCH: not adopted, or gone */
 		if (pages > 0)
 			stat_add(&c->stats, rss_reclaimed, (uint64_t)pages);
 	}
@@ -153,8 +154,7 @@ bool container_stall(struct container *c)
 	stat_add(&c->stats, stalls, 1);
 	hold_members(c, &hold);
 	expire_removed(c, &hold);
-	if (c->swap)
-		cover(c, &hold);
+	cover(c, &hold);
 	bool dropped = drop_file_pages_when_due(c, &hold);
 	bool exhausted = wait_for_reclaim(c);
 	if (exhausted && !dropped) {

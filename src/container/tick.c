@@ -38,7 +38,8 @@ uint64_t container_now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
-uint64_t container_slack(const struct container *c)
+/* Pages over the limit from which a program is held. */
+static uint64_t slack(const struct container *c)
 {
 	uint64_t limit = charge_limit((struct charge *)&c->charge);
 	return MAX_OF(limit * 3 / 100, SLACK_FLOOR) / 16;
@@ -120,7 +121,7 @@ static void look_for_new_mappings(struct container *c, uint64_t now)
 static bool outruns(const struct container *c, uint64_t usage)
 {
 	uint64_t limit = charge_limit((struct charge *)&c->charge);
-	return c->swap && (usage > limit + container_slack(c) || (c->at_pace && usage + c->pace > limit + SLACK_FLOOR / 4));
+	return c->swap && (usage > limit + slack(c) || (c->at_pace && usage + c->pace > limit + SLACK_FLOOR / 4));
 }
 
 uint64_t container_stall_room(const struct container *c)

@@ -181,15 +181,16 @@ static int choose(struct transaction *t)
 		if (n < 0)
 			return n;
 		as->hand = walked;
-		for (int i = 0; i < n; i++) {
+		bool enough = false;
+		for (int i = 0; i < n && !enough; i++) {
 			remote_addr_t stopped = choose_in_run(t, &runs[i]);
-			if (stopped < runs[i].end) {
+			enough = stopped < runs[i].end;
+			if (enough)
 				as->hand = stopped;
-				arm(t, query.start);
-				return 0;
-			}
 		}
 		arm(t, query.start);
+		if (enough)
+			return 0;
 		look *= 2;
 		if (walked < query.end)
 			continue;

@@ -94,21 +94,31 @@ void writeback_captured(struct writeback *wb, struct batch *batch)
 	lock_drop(&wb->lock);
 }
 
-int writeback_find(struct writeback *wb, slot_t slot, void *page)
+/* The batch that has the slot and its place there, or NULL. Write-back lock held, or reclaim thread: only that changes batches. */
+static const struct batch *find_slot(const struct writeback *wb, slot_t slot, uint32_t *ret_index)
 {
-	int found = 0;
-	lock_take(&wb->lock);
-	for (uint32_t i = 0; i < wb->nr_batches && !found; i++) {
-		struct batch *batch = &wb->batches[i];
+	for (uint32_t i = 0; i < wb->nr_batches; i++) {
+		const struct batch *batch = &wb->batches[i];
 		for (uint32_t k = 0; batch->state != BATCH_FREE && k < batch->nr_pages; k++) {
 			if (batch->pages[k].slot != slot)
 				continue;
-			found = batch->state == BATCH_CAPTURED ? 1 : -EAGAIN;
-			if (found == 1)
-				memcpy(page, batch->buffer + k * PAGE_BYTES, PAGE_BYTES);
-			break;
+			*ret_index = k;
+			return batch;
 		}
 	}
+	return NULL;
+}
+
+int writeback_find(struct writeback *wb, slot_t slot, void *page)
+{
+	int found = 0;
+	uint32_t index;
+	lock_take(&wb->lock);
+	const struct batch *batch = find_slot(wb, slot, &index);
+	if (batch)
+		found = batch->state == BATCH_CAPTURED ? 1 : -EAGAIN;
+	if (found == 1)
+		memcpy(page, batch->buffer + index * PAGE_BYTES, PAGE_BYTES);
 	lock_drop(&wb->lock);
 	return found;
 }
@@ -139,25 +149,14 @@ static bool settle_without_write(struct writeback *wb, struct batch *batch, stru
 	return true;
 }
 
-/* True while some batch has the slot: its content may not be in the file yet. The reclaim thread's own batches need no lock for it. */
-static bool is_in_flight(const struct writeback *wb, slot_t slot)
-{
-	for (uint32_t i = 0; i < wb->nr_batches; i++) {
-		const struct batch *batch = &wb->batches[i];
-		for (uint32_t k = 0; batch->state != BATCH_FREE && k < batch->nr_pages; k++)
-			if (batch->pages[k].slot == slot)
-				return true;
-	}
-	return false;
-}
-
 /*
  * The state of a page whose old slot is as good as its content. A page that was taken back out of a batch and left again unchanged finds the
  * write of that slot still under way: then it stays STAGED, so that a fault looks into the batches before it reads the file.
  */
 static enum page_state settled_state(const struct writeback *wb, slot_t old_slot)
 {
-	return is_in_flight(wb, old_slot) ? STATE_STAGED : STATE_SWAPPED;
+	uint32_t index;
+	return find_slot(wb, old_slot, &index) ? STATE_STAGED : STATE_SWAPPED;
 }
 
 /* Returns true when the page has to be written. */
