@@ -84,13 +84,10 @@ static int sleep_until_done(const struct agent *agent)
 	return r;
 }
 
-int agent_execute(struct agent *agent, struct agent_op *ops, uint32_t nr)
+int agent_post(struct agent *agent, const struct agent_op *ops, uint32_t nr)
 {
 	struct agent_ring *ring = agent->ring;
-	int r = 0;
 
-	if (nr == 0)
-		return 0;
 	if (nr > AGENT_MAX_OPS)
 		return -EINVAL;
 	memcpy(ring->ops, ops, nr * sizeof(*ops));
@@ -98,11 +95,23 @@ int agent_execute(struct agent *agent, struct agent_op *ops, uint32_t nr)
 	__atomic_store_n(&ring->request, ++agent->requests, __ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&ring->agent_sleeping, __ATOMIC_SEQ_CST))
 		ring_doorbell(agent);
-	if (!spin_until_done(agent))
-		r = sleep_until_done(agent);
+	return 0;
+}
+
+int agent_wait(struct agent *agent, struct agent_op *ops, uint32_t nr)
+{
+	int r = spin_until_done(agent) ? 0 : sleep_until_done(agent);
+
 	for (uint32_t i = 0; r == 0 && i < nr; i++)
-		ops[i].result = ring->ops[i].result;
+		ops[i].result = agent->ring->ops[i].result;
 	return r;
+}
+
+int agent_execute(struct agent *agent, struct agent_op *ops, uint32_t nr)
+{
+	int r = nr ? agent_post(agent, ops, nr) : 0;
+
+	return r < 0 || !nr ? r : agent_wait(agent, ops, nr);
 }
 
 void agent_release(struct agent *agent)

@@ -67,9 +67,15 @@ struct agent_params {
 int agent_create(struct world *world, const struct agent_params *params, struct agent **ret_agent, const char **ret_what);
 
 /*
- * Runs nr operations (<= AGENT_MAX_OPS) in order and copies their results back. 0, or -EPIPE when the agent is dead. Spins a
- * little, then sleeps; one caller at a time (the address space's agent lock).
+ * Hands nr operations (<= AGENT_MAX_OPS) to the agent, which goes through them in order. 0 or -EINVAL. One user at a time (the address space's
+ * agent lock); the next thing to be called is agent_wait.
  */
+int agent_post(struct agent *agent, const struct agent_op *ops, uint32_t nr);
+
+/* Waits until all that was posted is done: spins a little, then sleeps. Copies the results of the first nr operations. 0, or -EPIPE: the agent is dead. */
+int agent_wait(struct agent *agent, struct agent_op *ops, uint32_t nr);
+
+/* Both. */
 int agent_execute(struct agent *agent, struct agent_op *ops, uint32_t nr);
 
 /*

@@ -8,7 +8,7 @@
  *     4 look at the staging ranges: PRESENT there means moved, whatever the ioctl said
  *     5 record the slots (STAGED); from now on a fault finds the page through the batch
  *   outside the lock
- *     6 read stage 2 into the batch, discard stage 2
+ *     6 read stage 2 into the batch; the agent discards stage 2 during 7
  *     7 checksum, settle zero and clean pages, write
  *
  * Who else can be there: threads of the program touch, unmap and fork at any moment. A touch of a page between 3 and 5 raises a fault whose message
@@ -372,7 +372,7 @@ static int record(struct transaction *t)
 	return captured;
 }
 
-/* Step 6. Stage 2 is left empty. */
+/* Step 6. The agent begins to empty stage 2; whoever calls waits for it. */
 static int capture(struct transaction *t)
 {
 	struct address_space *as = t->as;
@@ -390,7 +390,7 @@ static int capture(struct transaction *t)
 	}
 	struct agent_op discard = {
 		.opcode = AGENT_DISCARD, .dst = as->agent->stage2, .len = (uint64_t)batch->nr_pages * PAGE_BYTES};
-	return agent_execute(as->agent, &discard, 1);
+	return agent_post(as->agent, &discard, 1);
 }
 
 /* A page that became a thread's record while it was leaving goes back before that thread can end and lose the kernel's last write. */
@@ -450,11 +450,13 @@ static void finish(struct transaction *t, int captured, struct evict_result *res
 	}
 	writeback_captured(pager->writeback, t->batch);
 	put_pinned_back(t);
+	writeback_submit(pager->writeback, t->batch);
+	t->batch = NULL;
+	if (agent_wait(t->as->agent, NULL, 0) < 0)
+		fatal(t, -EPIPE);
 	charge_uncharge(pager->charge, (uint64_t)captured);
 	atomic_fetch_add(&pager->evicted, (uint64_t)captured);
 	stat_add(pager->stats, rss_reclaimed, captured);
-	writeback_submit(pager->writeback, t->batch);
-	t->batch = NULL;
 	result->evicted = (uint32_t)captured;
 }
 
