@@ -24,6 +24,7 @@ enum exhaustion {
 	EXHAUSTED_NOTHING_LEFT, /* everything evictable is out */
 };
 
+struct hold;
 struct reclaimer;
 
 struct container {
@@ -53,6 +54,7 @@ struct container {
 	bool program_ended;
 	int exit_status;         /* as the shell sees it */
 	bool closed;             /* near the limit: members are being adopted */
+	struct hold *frozen;     /* all members are held until further notice (freeze.h); NULL: they run */
 	int64_t grown;           /* pages that nobody had asked for, in this window of time */
 	uint64_t pace_since_ns;  /* its beginning */
 	uint64_t pace;           /* pages that would come in LATENCY_US at the highest rate lately */

@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "container/container.h"
+#include "container/freeze.h"
 #include "container/processes.h"
 #include "container/reclaimer.h"
 #include "inject/world.h"
@@ -253,6 +254,7 @@ static void final_figures(struct keeper *k)
 static void shut_down(struct keeper *k)
 {
 	struct container *c = &k->container;
+	container_thaw(c);
 	reclaimer_stop(c->reclaimer);
 	final_figures(k);
 	container_upkeep(c);

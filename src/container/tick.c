@@ -16,6 +16,7 @@
 #define FASTEST_PAGES_PER_US 16      /* 64 GB/s; file pages in the page cache are mapped at half of that, new memory takes longer */
 #define MIN_INTERVAL_NS 200000ull
 #define MAX_INTERVAL_NS 50000000ull
+#define FROZEN_INTERVAL_NS 5000000ull
 #define QUIET_TICKS 50               /* ticks without change before the interval grows */
 #define REFRESH_NS 20000000ull       /* the member tree is walked at least this often ... */
 #define REFRESH_CLOSED_NS 4000000ull /* ... when it matters ... */
@@ -155,6 +156,14 @@ static void tick_closed(struct container *c, uint64_t usage, uint64_t now)
 	container_consider_oom(c);
 }
 
+/* Nothing grows: reclaim goes on until it has what is wanted. */
+static uint64_t tick_frozen(struct container *c, uint64_t usage)
+{
+	if (usage + MAX_OF(clock_watermarks(charge_limit(&c->charge)).start, atomic_load(&c->room_wanted)) > charge_limit(&c->charge))
+		reclaimer_kick(c->reclaimer);
+	return FROZEN_INTERVAL_NS;
+}
+
 static uint64_t next_interval(struct container *c, uint64_t usage)
 {
 	uint64_t limit = charge_limit(&c->charge);
@@ -175,6 +184,8 @@ uint64_t container_tick(struct container *c)
 	refresh(c, now);
 	uint64_t limit = charge_limit(&c->charge);
 	uint64_t usage = sample(c);
+	if (c->frozen)
+		return tick_frozen(c, usage);
 	if (c->members.at_most + closing_distance(c, limit) > limit) {
 		members_measure_sharing(&c->members, now);
 		usage = sample(c);

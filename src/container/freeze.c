@@ -1,0 +1,40 @@
+#include "container/freeze.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "container/container.h"
+#include "container/hold.h"
+
+int container_freeze(struct container *c)
+{
+	if (c->frozen)
+		return 0;
+	struct hold *hold = calloc(1, sizeof(*hold));
+	if (!hold)
+		return -ENOMEM;
+	members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c);
+	hold_members(c, hold);
+	/* A child that was forked between the walk and the hold runs on: it is seen by another walk now that nobody can fork. */
+	uint32_t known = c->members.nr;
+	if (hold->complete && members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c) > (int)known)
+		hold->complete = false;
+	if (!hold->complete) {
+		hold_release(hold);
+		free(hold);
+		return -EBUSY;
+	}
+	c->frozen = hold;
+	hold_expire_removed(c, hold);
+	return 0;
+}
+
+void container_thaw(struct container *c)
+{
+	if (!c->frozen)
+		return;
+	hold_release(c->frozen);
+	free(c->frozen);
+	c->frozen = NULL;
+}
