@@ -24,6 +24,16 @@ enum exhaustion {
 	EXHAUSTED_NOTHING_LEFT, /* everything evictable is out */
 };
 
+/* How far `park` has come (squeeze.h). */
+enum parking {
+	PARKING_NOT,
+	PARKING_HOLDS,  /* the members are being stopped */
+	PARKING_EVICTS,
+	PARKING_DONE,
+};
+
+#define NO_SQUEEZE UINT64_MAX
+
 struct hold;
 struct reclaimer;
 
@@ -41,6 +51,7 @@ struct container {
 
 	struct reclaimer *reclaimer;
 	_Atomic uint64_t room_wanted;   /* pages below the limit that a stall waits for; 0: the usual watermarks */
+	_Atomic uint64_t squeeze_to;    /* pages of usage that somebody has asked for (squeeze.h); NO_SQUEEZE */
 	_Atomic int exhaustion;         /* enum exhaustion, by the reclaim thread */
 	_Atomic uint32_t exhausted_seq; /* counts its statements */
 
@@ -54,6 +65,9 @@ struct container {
 	bool program_ended;
 	int exit_status;         /* as the shell sees it */
 	bool closed;             /* near the limit: members are being adopted */
+	enum parking parking;
+	uint64_t park_since_ns;
+	uint32_t park_seq;
 	struct hold *frozen;     /* all members are held until further notice (freeze.h); NULL: they run */
 	int64_t grown;           /* pages that nobody had asked for, in this window of time */
 	uint64_t pace_since_ns;  /* its beginning */
@@ -81,6 +95,9 @@ void container_kill(struct container *c, const char *reason);
  * grow a lot. Container thread.
  */
 void container_adopt_members(struct container *c);
+
+/* Pages that are to be free below the limit: `usual`, or more when a stall or a squeeze asks for it. Any thread. */
+uint64_t container_room(const struct container *c, uint64_t limit, uint64_t usual);
 
 /* Pages below the limit that a stall waits for. Container thread. */
 uint64_t container_stall_room(const struct container *c);

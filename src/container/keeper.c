@@ -213,6 +213,7 @@ static int prepare(struct keeper *k, const struct run_config *config, struct swa
 	sigaddset(&mask, SIGCHLD);
 	c->config = config;
 	c->swap = swap;
+	atomic_store(&c->squeeze_to, NO_SQUEEZE);
 	members_init(&c->members);
 	lock_init(&c->spaces_lock, LOCK_SPACES);
 	charge_init(&c->charge, config->limit_bytes >> PAGE_SHIFT);

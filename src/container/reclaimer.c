@@ -192,7 +192,7 @@ static uint64_t evict_some(struct reclaimer *r, uint64_t want, enum exhaustion *
 /* Pages that are to be free after a round. */
 static uint64_t goal(const struct container *c, uint64_t limit)
 {
-	return MAX_OF(clock_watermarks(limit).stop, atomic_load(&c->room_wanted));
+	return container_room(c, limit, clock_watermarks(limit).stop);
 }
 
 /* Usage is over the start mark: frees pages until it is below the stop mark or nothing more can be done. */
@@ -238,7 +238,7 @@ static void *reclaimer_main(void *argument)
 		if (r->c->pager.writeback)
 			writeback_reap(r->c->pager.writeback, false);
 		uint64_t limit = charge_limit(&r->c->charge);
-		uint64_t start = MAX_OF(clock_watermarks(limit).start, atomic_load(&r->c->room_wanted));
+		uint64_t start = container_room(r->c, limit, clock_watermarks(limit).start);
 		if (kicked && charge_usage(&r->c->charge) + start > limit)
 			reclaim_round(r);
 	}

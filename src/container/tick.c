@@ -156,10 +156,17 @@ static void tick_closed(struct container *c, uint64_t usage, uint64_t now)
 	container_consider_oom(c);
 }
 
+uint64_t container_room(const struct container *c, uint64_t limit, uint64_t usual)
+{
+	uint64_t to = atomic_load(&c->squeeze_to);
+	return MAX_OF(MAX_OF(usual, atomic_load(&c->room_wanted)), limit - MIN_OF(to, limit));
+}
+
 /* Nothing grows: reclaim goes on until it has what is wanted. */
 static uint64_t tick_frozen(struct container *c, uint64_t usage)
 {
-	if (usage + MAX_OF(clock_watermarks(charge_limit(&c->charge)).start, atomic_load(&c->room_wanted)) > charge_limit(&c->charge))
+	uint64_t limit = charge_limit(&c->charge);
+	if (usage + container_room(c, limit, clock_watermarks(limit).start) > limit)
 		reclaimer_kick(c->reclaimer);
 	return FROZEN_INTERVAL_NS;
 }
