@@ -61,6 +61,7 @@ struct container {
 	int event;               /* eventfd: something for the container thread */
 
 	/* Container thread. */
+	uint64_t begin_ns;
 	pid_t program;
 	bool program_ended;
 	int exit_status;         /* as the shell sees it */
@@ -86,6 +87,9 @@ struct container {
 };
 
 uint64_t container_now_ns(void);
+
+/* Brings the figures that are kept elsewhere into the statistics. Container thread. */
+void container_publish_figures(struct container *c);
 
 /* Kills the container with a reason; any thread, never blocks. The first reason is kept. */
 void container_kill(struct container *c, const char *reason);

@@ -62,8 +62,11 @@ static _Noreturn void guardian_main(const struct run_config *config, struct swap
 	int status;
 	while (waitpid(keeper, &status, 0) < 0 && errno == EINTR)
 		;
-	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
 		kill_all_and_wait();
+		if (config->detach && config->swap_is_default) /* else the front does it */
+			unlink(config->swap_path);
+	}
 	_exit(0);
 }
 

@@ -17,6 +17,7 @@
 #include "container/freeze.h"
 #include "container/processes.h"
 #include "container/reclaimer.h"
+#include "container/service.h"
 #include "inject/world.h"
 #include "platform/process.h"
 #include "platform/scheduling.h"
@@ -27,7 +28,6 @@ struct keeper {
 	struct container container;
 	int channel, signals;
 	bool front_is_gone;
-	uint64_t begin_ns;
 };
 
 static void report(struct keeper *k, enum report_kind kind, int value)
@@ -68,10 +68,21 @@ static void on_forked(void *context, struct address_space *child)
 	} while (!atomic_compare_exchange_weak(&c->newborn, &head, child));
 }
 
+/* A detached program: no terminal can interrupt it, and it waits for no input. Its output goes where the user's goes. */
+static void leave_session_of_user(void)
+{
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	setsid();
+	if (null >= 0)
+		dup2(null, STDIN_FILENO);
+}
+
 /* In the new process: the user's signal mask, nothing else of membox (every descriptor is close-on-exec). */
 static _Noreturn void exec_program(const struct run_config *config, const struct start_state *start, int failure)
 {
 	sigprocmask(SIG_SETMASK, &start->mask, NULL);
+	if (config->detach)
+		leave_session_of_user();
 	execvp(config->argv[0], config->argv);
 	int error = errno;
 	if (write(failure, &error, sizeof(error)) != sizeof(error))
@@ -161,7 +172,8 @@ static void wait_for_work(struct keeper *k, uint64_t timeout_ns)
 {
 	struct pollfd fds[] = {{.fd = k->signals, .events = POLLIN},
 			       {.fd = k->container.event, .events = POLLIN},
-			       {.fd = k->front_is_gone ? -1 : k->channel, .events = POLLIN}};
+			       {.fd = k->front_is_gone ? -1 : k->channel, .events = POLLIN},
+			       {.fd = k->container.config->service ? k->container.config->service->fd : -1, .events = POLLIN}};
 	struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / 1000000000u), .tv_nsec = (long)(timeout_ns % 1000000000u)};
 	if (ppoll(fds, ARRAY_LEN(fds), &timeout, NULL) <= 0)
 		return;
@@ -171,7 +183,8 @@ static void wait_for_work(struct keeper *k, uint64_t timeout_ns)
 		drain(k->container.event);
 	if (fds[2].revents & (POLLHUP | POLLERR)) { /* the front was killed: nobody waits for this container any more */
 		k->front_is_gone = true;
-		container_kill(&k->container, "the process that started it was killed");
+		if (!k->container.config->detach)
+			container_kill(&k->container, "the process that started it was killed");
 	}
 	if (fds[0].revents)
 		reap_children(k);
@@ -183,6 +196,13 @@ static bool is_empty(struct container *c)
 	if (!c->program_ended)
 		return false;
 	return members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c) == 0;
+}
+
+/* What comes from outside; returns when it wants to be asked again. */
+static uint64_t serve_outside(struct container *c)
+{
+	struct container_service *service = c->config->service;
+	return service ? service->serve(service, c) : UINT64_MAX;
 }
 
 static void serve(struct keeper *k)
@@ -202,6 +222,7 @@ static void serve(struct keeper *k)
 			continue;
 		}
 		timeout_ns = container_tick(c);
+		timeout_ns = MIN_OF(timeout_ns, serve_outside(c));
 	}
 }
 
@@ -234,17 +255,19 @@ static int start_threads(struct container *c)
 	return r < 0 ? r : reclaimer_start(c, &c->reclaimer);
 }
 
-static void final_figures(struct keeper *k)
+void container_publish_figures(struct container *c)
 {
-	struct container *c = &k->container;
 	stat_set(&c->stats, rss_max_usage, c->charge.max_usage << PAGE_SHIFT);
 	stat_set(&c->stats, rss_failcnt, c->charge.failcnt);
 	stat_set(&c->stats, exit_status, c->exit_status);
-	stat_set(&c->stats, wall_us, (container_now_ns() - k->begin_ns) / 1000);
-	if (c->swap) {
-		stat_set(&c->stats, swap_used, swap_used_slots(c->swap) * PAGE_BYTES);
-		stat_set(&c->stats, swap_total, swap_total_slots(c->swap) * PAGE_BYTES);
-	}
+	stat_set(&c->stats, wall_us, (container_now_ns() - c->begin_ns) / 1000);
+	stat_set(&c->stats, swap_used, c->swap ? swap_used_slots(c->swap) * PAGE_BYTES : 0);
+	stat_set(&c->stats, swap_total, c->swap ? swap_total_slots(c->swap) * PAGE_BYTES : 0);
+}
+
+static void save_figures(struct container *c)
+{
+	container_publish_figures(c);
 	if (!c->config->stats_path)
 		return;
 	int r = stats_save_json(&c->stats, c->config->stats_path);
@@ -257,7 +280,7 @@ static void shut_down(struct keeper *k)
 	struct container *c = &k->container;
 	container_thaw(c);
 	reclaimer_stop(c->reclaimer);
-	final_figures(k);
+	save_figures(c);
 	container_upkeep(c);
 	while (c->spaces) {
 		struct address_space *as = c->spaces;
@@ -280,7 +303,7 @@ void keeper_main(const struct run_config *config, struct swap *swap, const struc
 	static struct keeper keeper;
 	struct keeper *k = &keeper;
 	k->channel = channel;
-	k->begin_ns = container_now_ns();
+	k->container.begin_ns = container_now_ns();
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	int r = prepare(k, config, swap);
 	if (r < 0) {
@@ -304,6 +327,8 @@ void keeper_main(const struct run_config *config, struct swap *swap, const struc
 	}
 	scheduling_preempt();
 	serve(k);
+	if (config->service)
+		config->service->ended(config->service, &k->container);
 	shut_down(k);
 	report(k, REPORT_ENDED, k->container.exit_status);
 }

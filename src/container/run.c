@@ -28,6 +28,7 @@ struct front {
 	pid_t guardian, program;
 	int channel, signals;
 	int exit_code; /* -1: not known yet */
+	bool detached; /* the program has been started and goes on without this process */
 };
 
 static int open_swap(const struct run_config *config, struct swap **ret_swap)
@@ -83,6 +84,7 @@ static bool handle_report(struct front *front)
 	switch ((enum report_kind)report.kind) {
 	case REPORT_STARTED:
 		front->program = report.value;
+		front->detached = front->config->detach;
 		break;
 	case REPORT_EXEC_FAILED:
 		explain_exec_failure(front, report.value);
@@ -110,6 +112,10 @@ static void wait_for_end(struct front *front)
 			forward_signal(front);
 		if (fds[0].revents && !handle_report(front))
 			break;
+		if (front->detached) {
+			front->exit_code = 0;
+			return;
+		}
 	}
 	/* The guardian goes last: until then the swap file is locked and members may still be dying. */
 	while (waitpid(front->guardian, NULL, 0) < 0 && errno == EINTR)
@@ -144,7 +150,8 @@ static int run_front(const struct run_config *config, struct swap *swap)
 		log_error("the keeper of container %s was killed: the container was ended, no page was lost to it", config->name);
 		front.exit_code = EXIT_FAILED;
 	}
-	swap_file_remove_if_ours(config, swap, &front);
+	if (!front.detached)
+		swap_file_remove_if_ours(config, swap, &front);
 	if (front.signals >= 0)
 		close(front.signals);
 	if (front.channel >= 0)

@@ -3,6 +3,8 @@
 
 #include "base/types.h"
 
+struct container_service;
+
 struct run_config {
 	const char *name;          /* container name */
 	uint64_t limit_bytes;
@@ -10,11 +12,13 @@ struct run_config {
 	bool swap_is_default;      /* made for this run: removed at its end */
 	uint64_t swap_size_bytes;  /* 0: as the file system gives */
 	const char *stats_path;    /* NULL: none; JSON written at the end */
+	bool detach;               /* return when the program has been started; it has a session of its own and reads /dev/null */
 	char **argv;               /* program and arguments, NULL terminated */
+	struct container_service *service; /* NULL: none */
 };
 
 /*
- * Runs the program; returns the exit code of `membox run`: the program's own, 128+N, or 125, 126, 127 with one line on stderr.
+ * Runs the program; returns the exit code of `membox run`: the program's own (0 with detach), 128+N, or 125, 126, 127 with one line on stderr.
  * The calling process must be single-threaded and becomes the user's handle (front): it stays in the terminal's process group,
  * forwards signals and mirrors stops.
  */

@@ -30,11 +30,18 @@ int fault_context_init(struct fault_context *context, struct pager *pager)
 	int r = context->zeros && context->buffers ? 0 : -ENOMEM;
 	for (uint32_t i = 0; r == 0 && i < NR_LOADS; i++)
 		context->loads[i].buffer = context->buffers + (uint64_t)i * LOAD_MAX_PAGES * PAGE_BYTES;
-	if (r == 0 && pager->swap)
-		r = swap_io_new(pager->swap, NR_LOADS, &context->io);
+	if (r == 0)
+		r = fault_context_reopen(context);
 	if (r < 0)
 		fault_context_release(context);
 	return r;
+}
+
+int fault_context_reopen(struct fault_context *context)
+{
+	swap_io_free(context->io);
+	context->io = NULL;
+	return context->pager->swap ? swap_io_new(context->pager->swap, NR_LOADS, &context->io) : 0;
 }
 
 static void load_release(struct fault_context *context, struct load *load)

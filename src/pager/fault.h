@@ -48,6 +48,9 @@ enum fault_result {
 int fault_context_init(struct fault_context *context, struct pager *pager);
 void fault_context_release(struct fault_context *context);
 
+/* The pager has another swap file, or none: no load is in flight, and none will be before somebody evicts again. 0 or -errno. */
+int fault_context_reopen(struct fault_context *context);
+
 /*
  * Layout lock held. Looks the page up and acts on what is there now; content chosen at an earlier try is never used (FACTS rule 5).
  */

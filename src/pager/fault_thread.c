@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -27,6 +28,9 @@ struct fault_thread {
 	pthread_t thread;
 	int epoll, wake; /* wake: eventfd */
 	_Atomic bool stop, purge;
+	_Atomic bool reopen; /* fault_thread_reopen waits on reopened */
+	sem_t reopened;
+	int reopen_result;
 	struct lock lock; /* LOCK_FAULT_THREAD: the list of attached address spaces */
 	struct address_space *attached;
 
@@ -197,6 +201,25 @@ static int work_once(struct fault_thread *thread)
 	return work;
 }
 
+static int watch_io(struct fault_thread *thread)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+	if (!thread->context.io)
+		return 0;
+	return epoll_ctl(thread->epoll, EPOLL_CTL_ADD, swap_io_fd(thread->context.io), &event) < 0 ? -errno : 0;
+}
+
+/* The old queue's descriptor leaves epoll by being closed. A load still in flight belongs to a dead address space: it is waited for. */
+static void reopen_io(struct fault_thread *thread)
+{
+	if (fault_has_loads(&thread->context))
+		return;
+	int r = fault_context_reopen(&thread->context);
+	thread->reopen_result = r < 0 ? r : watch_io(thread);
+	atomic_store(&thread->reopen, false);
+	sem_post(&thread->reopened);
+}
+
 static void *fault_thread_main(void *argument)
 {
 	struct fault_thread *thread = argument;
@@ -206,6 +229,8 @@ static void *fault_thread_main(void *argument)
 	while (!atomic_load(&thread->stop)) {
 		if (atomic_exchange(&thread->purge, false))
 			purge_dead(thread);
+		if (atomic_load(&thread->reopen))
+			reopen_io(thread);
 		int work = work_once(thread);
 		if (++spins % LOOK_AROUND == 0)
 			work += look_around(thread, 0);
@@ -236,9 +261,7 @@ static int start(struct fault_thread *thread)
 	int r = fault_context_init(&thread->context, thread->pager);
 	if (r < 0)
 		return r;
-	event.data.ptr = NULL;
-	if (thread->context.io && epoll_ctl(thread->epoll, EPOLL_CTL_ADD, swap_io_fd(thread->context.io), &event) < 0)
-		r = -errno;
+	r = watch_io(thread);
 	if (r == 0)
 		r = -pthread_create(&thread->thread, NULL, fault_thread_main, thread);
 	if (r < 0)
@@ -252,6 +275,7 @@ static void close_and_free(struct fault_thread *thread)
 		close(thread->epoll);
 	if (thread->wake >= 0)
 		close(thread->wake);
+	sem_destroy(&thread->reopened);
 	lock_destroy(&thread->lock);
 	free(thread->deferred);
 	free(thread);
@@ -264,6 +288,7 @@ int fault_thread_new(struct pager *pager, struct fault_thread **ret_thread)
 		return -ENOMEM;
 	thread->pager = pager;
 	lock_init(&thread->lock, LOCK_FAULT_THREAD);
+	sem_init(&thread->reopened, 0, 0);
 	int r = start(thread);
 	if (r < 0) {
 		close_and_free(thread);
@@ -306,4 +331,13 @@ void fault_thread_wake(struct fault_thread *thread)
 	atomic_store(&thread->purge, true);
 	if (write(thread->wake, &one, sizeof(one)) < 0)
 		log_debug("fault thread: cannot wake: errno %d", errno); /* only when the counter is full: then it is awake */
+}
+
+int fault_thread_reopen(struct fault_thread *thread)
+{
+	atomic_store(&thread->reopen, true);
+	fault_thread_wake(thread);
+	while (sem_wait(&thread->reopened) < 0 && errno == EINTR)
+		;
+	return thread->reopen_result;
 }

@@ -22,6 +22,33 @@ void pager_release(struct pager *pager)
 	writeback_free(pager->writeback);
 }
 
+static int reopen_all(struct pager *pager)
+{
+	int result = 0;
+	for (uint32_t i = 0; i < pager->nr_threads; i++) {
+		int r = fault_thread_reopen(pager->threads[i]);
+		result = result ? result : r;
+	}
+	return result;
+}
+
+int pager_set_swap(struct pager *pager, struct swap *swap)
+{
+	pager->swap = swap;
+	int r = swap ? writeback_new(pager, NR_BATCHES, &pager->writeback) : 0;
+	if (r == 0)
+		r = reopen_all(pager);
+	if (r < 0)
+		pager->swap = NULL;
+	if (r < 0 && swap)
+		reopen_all(pager);
+	if (!pager->swap) {
+		writeback_free(pager->writeback);
+		pager->writeback = NULL;
+	}
+	return r;
+}
+
 uint8_t pager_epoch(const struct pager *pager)
 {
 	uint64_t unit = MAX_OF(charge_limit(pager->charge) / CLOCK_EPOCHS_PER_MEMORY, 1);

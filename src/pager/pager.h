@@ -46,6 +46,12 @@ int pager_init(struct pager *pager, struct swap *swap, struct stats *stats, stru
 /* Stops the fault threads and frees. Only when every address space is gone: nothing may be evicted any more. */
 void pager_release(struct pager *pager);
 
+/*
+ * Gives the pager a swap file (it has none), or takes it away (NULL: nothing refers to a slot any more, and no page is in write-back). Container thread,
+ * with the reclaim thread stopped. 0, or -errno with nothing changed.
+ */
+int pager_set_swap(struct pager *pager, struct swap *swap);
+
 /* Now in epochs of refault distance: an eighth of the container's memory evicted is one epoch. */
 uint8_t pager_epoch(const struct pager *pager);
 
