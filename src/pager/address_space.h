@@ -45,6 +45,7 @@ struct address_space {
 	struct range_list ranges; /* extents of registered mappings: hints for windows and runs, see registration_extent */
 	remote_addr_t hand;       /* clock hand: where the next eviction scan begins */
 	remote_addr_t look_hand;  /* container thread: where the next look for new mappings begins */
+	remote_addr_t back_hand;  /* container thread: where bringing evicted pages back goes on */
 	uint32_t fills;           /* faults filled, for "used just now" */
 	struct range skip[MAX_SKIPS]; /* not movable in this revolution (locked, read-only, pinned) */
 	uint32_t nr_skips;

@@ -13,6 +13,8 @@
 
 /* Fills are counted in units of this many; the pages of the last two units were "used just now" (FACTS rule 12). */
 #define FILLS_PER_EPOCH 16
+/* fault_page of a load that is readahead only. */
+#define NOBODY_WAITS UINT32_MAX
 /* An epoch that is never "just now", for pages that came along with the one that faulted. */
 #define NOT_RECENT 128
 
@@ -53,15 +55,42 @@ static void load_release(struct fault_context *context, struct load *load)
 	load->is_read = false;
 }
 
+/* True when the entry of page i still asks for what the load has read. */
+static bool is_wanted(const struct load *load, uint32_t i)
+{
+	shadow_entry_t entry = shadow_get(load->as->shadow, load->start + (uint64_t)i * PAGE_BYTES);
+	enum page_state state = entry_state(entry);
+	return (state == STATE_SWAPPED || state == STATE_STAGED) && entry_slot(entry) == load->first_slot + i;
+}
+
+/* Nobody will put these pages in any more: waiters fault again. Layout lock held. */
+static void abandon(struct load *load, uint32_t first, uint32_t nr)
+{
+	struct address_space *as = load->as;
+	for (uint32_t i = first; i < first + nr; i++) {
+		remote_addr_t page = load->start + (uint64_t)i * PAGE_BYTES;
+		if (is_wanted(load, i))
+			shadow_set(as->shadow, page, shadow_get(as->shadow, page) & ~ENTRY_LOADING);
+	}
+	uffd_wake(as->uffd, load->start + (uint64_t)first * PAGE_BYTES, (uint64_t)nr * PAGE_BYTES);
+}
+
+/* What is under way is given up: whoever waits for one of its pages faults again, and another thread serves it. */
+static void load_give_up(struct fault_context *context, struct load *load)
+{
+	lock_take(&load->as->layout);
+	abandon(load, 0, load->nr_pages);
+	lock_drop(&load->as->layout);
+	charge_cancel(context->pager->charge, load->nr_pages);
+	load_release(context, load);
+}
+
 void fault_context_release(struct fault_context *context)
 {
 	swap_io_free(context->io);
-	for (uint32_t i = 0; i < NR_LOADS; i++) {
-		if (!context->loads[i].as)
-			continue;
-		charge_cancel(context->pager->charge, context->loads[i].nr_pages);
-		load_release(context, &context->loads[i]);
-	}
+	for (uint32_t i = 0; i < NR_LOADS; i++)
+		if (context->loads[i].as)
+			load_give_up(context, &context->loads[i]);
 	if (context->zeros)
 		munmap((void *)context->zeros, LOAD_MAX_PAGES * PAGE_BYTES);
 	if (context->buffers)
@@ -267,6 +296,28 @@ static uint32_t swapped_window(const struct address_space *as, remote_addr_t pag
 	return n;
 }
 
+/* Reads nr pages from start on, whose slots follow each other and for which room is reserved, into a free load. */
+static void begin_load(struct fault_context *context, struct load *load, struct address_space *as, remote_addr_t start, uint32_t nr)
+{
+	*load = (struct load){.as = address_space_get(as),
+			      .start = start,
+			      .nr_pages = nr,
+			      .fault_page = NOBODY_WAITS,
+			      .first_slot = entry_slot(shadow_get(as->shadow, start)),
+			      .buffer = load->buffer};
+	for (uint32_t i = 0; i < nr; i++) {
+		remote_addr_t page = start + (uint64_t)i * PAGE_BYTES;
+		swap_get(context->pager->swap, load->first_slot + i);
+		shadow_set(as->shadow, page, shadow_get(as->shadow, page) | ENTRY_LOADING);
+	}
+	int r = swap_io_read(context->io, load->first_slot, nr, load->buffer, load);
+	if (r < 0) {
+		log_error("cannot read swap file %s: %s", swap_path(context->pager->swap), strerror(-r));
+		fatal(context, "an evicted page could not be read");
+	}
+	stat_add(context->pager->stats, swap_in, nr);
+}
+
 static enum fault_result start_load(struct fault_context *context, struct fault *fault, shadow_entry_t entry)
 {
 	struct address_space *as = fault->as;
@@ -279,25 +330,10 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 	if (!granted)
 		return FAULT_DEFERRED;
 	uint32_t below = window.down ? (uint32_t)granted - 1 : 0;
-	*load = (struct load){.as = address_space_get(as),
-			      .start = fault->page - (uint64_t)below * PAGE_BYTES,
-			      .nr_pages = (uint32_t)granted,
-			      .fault_page = below,
-			      .first_slot = entry_slot(entry) - below,
-			      .write = fault->write,
-			      .buffer = load->buffer};
-	for (uint32_t i = 0; i < load->nr_pages; i++) {
-		remote_addr_t page = load->start + (uint64_t)i * PAGE_BYTES;
-		swap_get(context->pager->swap, load->first_slot + i);
-		shadow_set(as->shadow, page, shadow_get(as->shadow, page) | ENTRY_LOADING);
-	}
+	begin_load(context, load, as, fault->page - (uint64_t)below * PAGE_BYTES, (uint32_t)granted);
+	load->fault_page = below;
+	load->write = fault->write;
 	streams_filled(&as->streams, window.stream, load->start, load->nr_pages);
-	int r = swap_io_read(context->io, load->first_slot, load->nr_pages, load->buffer, load);
-	if (r < 0) {
-		log_error("cannot read swap file %s: %s", swap_path(context->pager->swap), strerror(-r));
-		fatal(context, "an evicted page could not be read");
-	}
-	stat_add(context->pager->stats, swap_in, load->nr_pages);
 	stat_add(context->pager->stats, readahead, load->nr_pages - 1);
 	return FAULT_DONE;
 }
@@ -336,12 +372,51 @@ enum fault_result fault_handle(struct fault_context *context, struct fault *faul
 	return FAULT_DONE;
 }
 
-/* True when the entry of page i still asks for what the load has read. */
-static bool is_wanted(const struct load *load, uint32_t i)
+/*
+ * The entry says evicted, but the kernel knows better: the page is in memory, which is the truth then (EEXIST), or its address is not in a
+ * registered mapping (ENOENT: a child of a fork has its parent's entries for what it did not inherit). Neither is said while an event is
+ * unread (EAGAIN goes first), so no entry is lost that an event would have moved elsewhere.
+ */
+static void drop_stale(struct pager *pager, struct address_space *as, remote_addr_t page)
 {
-	shadow_entry_t entry = shadow_get(load->as->shadow, load->start + (uint64_t)i * PAGE_BYTES);
-	enum page_state state = entry_state(entry);
-	return (state == STATE_SWAPPED || state == STATE_STAGED) && entry_slot(entry) == load->first_slot + i;
+	shadow_entry_t entry = shadow_get(as->shadow, page);
+	if (entry_slot(entry) != NO_SLOT)
+		swap_put(pager->swap, entry_slot(entry));
+	shadow_set(as->shadow, page, entry & ENTRY_PINNED);
+	uffd_wake(as->uffd, page, PAGE_BYTES);
+}
+
+/* A page whose content is still in a batch. */
+static uint32_t bring_back_staged(struct fault_context *context, struct address_space *as, remote_addr_t page, const uint8_t *content)
+{
+	struct fault fault = {.as = as, .page = page, .counted = true, .dry_seq = atomic_load(&context->pager->dry_seq)};
+	if (fill_from_batch(context, &fault, shadow_get(as->shadow, page), content) == FAULT_DEFERRED)
+		return 0;
+	if (entry_is_evicted(shadow_get(as->shadow, page)) && !atomic_load(&as->dead))
+		drop_stale(context->pager, as, page);
+	return 1;
+}
+
+uint32_t fault_bring_back(struct fault_context *context, struct address_space *as, remote_addr_t page, uint32_t max)
+{
+	_Alignas(4096) uint8_t content[PAGE_BYTES];
+	shadow_entry_t entry = shadow_get(as->shadow, page);
+	if (entry & ENTRY_LOADING || (entry_state(entry) != STATE_STAGED && entry_state(entry) != STATE_SWAPPED))
+		return 1;
+	if (entry_state(entry) == STATE_STAGED) {
+		int found = writeback_find(context->pager->writeback, entry_slot(entry), content);
+		if (found)
+			return found < 0 ? 0 : bring_back_staged(context, as, page, content);
+		entry = (entry & ~ENTRY_STATE_MASK) | STATE_SWAPPED;
+		shadow_set(as->shadow, page, entry);
+	}
+	struct load *load = load_take(context);
+	struct window window = {.pages = MIN_OF(max, LOAD_MAX_PAGES)};
+	uint64_t room = load ? charge_prepare(context->pager->charge, 1, swapped_window(as, page, entry_slot(entry), window), false) : 0;
+	if (!room)
+		return 0;
+	begin_load(context, load, as, page, (uint32_t)room);
+	return (uint32_t)room;
 }
 
 static void record_loaded(struct fault_context *context, struct load *load, uint32_t first, uint32_t nr)
@@ -357,28 +432,6 @@ static void record_loaded(struct fault_context *context, struct load *load, uint
 		uint64_t flags = (entry & ENTRY_PINNED) | (asked && load->write ? 0 : ENTRY_ARMED);
 		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, epoch, flags));
 	}
-}
-
-/* Nobody will put these pages in any more: waiters fault again. */
-static void abandon(struct load *load, uint32_t first, uint32_t nr)
-{
-	struct address_space *as = load->as;
-	for (uint32_t i = first; i < first + nr; i++) {
-		remote_addr_t page = load->start + (uint64_t)i * PAGE_BYTES;
-		if (is_wanted(load, i))
-			shadow_set(as->shadow, page, shadow_get(as->shadow, page) & ~ENTRY_LOADING);
-	}
-	uffd_wake(as->uffd, load->start + (uint64_t)first * PAGE_BYTES, (uint64_t)nr * PAGE_BYTES);
-}
-
-/* A page is in memory although its entry says evicted: what is in memory is the truth, the slot is given back. */
-static void drop_stale(struct fault_context *context, struct load *load, uint32_t i)
-{
-	remote_addr_t page = load->start + (uint64_t)i * PAGE_BYTES;
-	shadow_entry_t entry = shadow_get(load->as->shadow, page);
-	swap_put(context->pager->swap, entry_slot(entry));
-	shadow_set(load->as->shadow, page, entry & ENTRY_PINNED);
-	uffd_wake(load->as->uffd, page, PAGE_BYTES);
 }
 
 /*
@@ -399,16 +452,14 @@ static uint32_t put_in_run(struct fault_context *context, struct load *load, uin
 	}
 	if (r == -EAGAIN || r == -ENOMEM)
 		return 0;
-	if (r == -EEXIST) {
-		drop_stale(context, load, first);
-		charge_cancel(context->pager->charge, 1);
-		return 1;
-	}
 	if (r == -ESRCH)
 		atomic_store(&as->dead, true);
-	if (nr > 1) /* a mapping ends inside the run: page by page */
+	if (nr > 1 && r != -EEXIST) /* a mapping ends inside the run: page by page */
 		return put_in_run(context, load, first, 1);
-	abandon(load, first, 1);
+	if (r == -EEXIST || r == -ENOENT)
+		drop_stale(context->pager, as, load->start + (uint64_t)first * PAGE_BYTES);
+	else
+		abandon(load, first, 1);
 	charge_cancel(context->pager->charge, 1);
 	return 1;
 }
@@ -421,7 +472,7 @@ static void load_advance(struct fault_context *context, struct load *load, uint3
 	load->start += (uint64_t)n * PAGE_BYTES;
 	load->first_slot += n;
 	load->nr_pages -= n;
-	load->fault_page = load->fault_page >= n ? load->fault_page - n : UINT32_MAX;
+	load->fault_page = load->fault_page >= n && load->fault_page != NOBODY_WAITS ? load->fault_page - n : NOBODY_WAITS;
 	load->buffer += (uint64_t)n * PAGE_BYTES;
 }
 
@@ -434,7 +485,7 @@ static void load_put_in(struct fault_context *context, struct load *load)
 {
 	struct address_space *as = load->as;
 	lock_take(&as->layout);
-	if (load->fault_page != UINT32_MAX)
+	if (load->fault_page != NOBODY_WAITS)
 		as->fills++;
 	while (load->nr_pages) {
 		uint32_t n = 0;

@@ -46,6 +46,7 @@ enum fault_result {
 };
 
 int fault_context_init(struct fault_context *context, struct pager *pager);
+/* What is under way is given up: its pages stay evicted. */
 void fault_context_release(struct fault_context *context);
 
 /* The pager has another swap file, or none: no load is in flight, and none will be before somebody evicts again. 0 or -errno. */
@@ -55,6 +56,13 @@ int fault_context_reopen(struct fault_context *context);
  * Layout lock held. Looks the page up and acts on what is there now; content chosen at an earlier try is never used (FACTS rule 5).
  */
 enum fault_result fault_handle(struct fault_context *context, struct fault *fault);
+
+/*
+ * Layout lock held. Begins to bring an evicted page that nobody waits for back into memory, and at most max - 1 more whose addresses and slots follow
+ * it. Returns how many pages are settled (back, under way, or not evicted any more); 0: ask again later (no room below the limit, no
+ * free load, an unread event, a batch that is not captured yet).
+ */
+uint32_t fault_bring_back(struct fault_context *context, struct address_space *as, remote_addr_t page, uint32_t max);
 
 /* Takes no lock. Collects finished reads and puts them in. Returns how many loads made progress. */
 int fault_reap_loads(struct fault_context *context);

@@ -193,6 +193,32 @@ void shadow_for_each(struct shadow *shadow, remote_addr_t start, remote_addr_t e
 		walk_node(&w, shadow->root, NR_LEVELS - 1, 0);
 }
 
+static bool has_content_in_slot(shadow_entry_t entry)
+{
+	return entry_state(entry) == STATE_STAGED || entry_state(entry) == STATE_SWAPPED;
+}
+
+static bool next_in_node(const struct node *node, unsigned level, remote_addr_t base, remote_addr_t start, remote_addr_t *ret_addr)
+{
+	uint64_t span = span_of(level);
+	for (unsigned i = start > base ? (unsigned)((start - base) / span) : 0; i < FANOUT; i++) {
+		remote_addr_t addr = base + i * span;
+		if (level) {
+			if (node->child[i] && next_in_node(node->child[i], level - 1, addr, start, ret_addr))
+				return true;
+		} else if (has_content_in_slot(node->entry[i])) {
+			*ret_addr = addr;
+			return true;
+		}
+	}
+	return false;
+}
+
+bool shadow_next_evicted(const struct shadow *shadow, remote_addr_t start, remote_addr_t *ret_addr)
+{
+	return start < ADDRESS_LIMIT && next_in_node(shadow->root, NR_LEVELS - 1, 0, start, ret_addr);
+}
+
 uint64_t shadow_count(const struct shadow *shadow, enum page_state state)
 {
 	return shadow->count.state[state];

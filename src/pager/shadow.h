@@ -104,6 +104,9 @@ void shadow_for_each(struct shadow *shadow, remote_addr_t start, remote_addr_t e
 		     void (*visit)(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context),
 		     void *context);
 
+/* The first page at or after start whose content is in a slot (STAGED or SWAPPED). False: there is none. */
+bool shadow_next_evicted(const struct shadow *shadow, remote_addr_t start, remote_addr_t *ret_addr);
+
 uint64_t shadow_count(const struct shadow *shadow, enum page_state state);
 uint64_t shadow_active(const struct shadow *shadow);  /* RESIDENT with age > 0 */
 uint64_t shadow_pinned(const struct shadow *shadow);

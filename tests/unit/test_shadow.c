@@ -75,11 +75,31 @@ static void walk_keeps_to_its_range(void **state)
 	shadow_free(shadow);
 }
 
+static void finds_evicted_pages(void **state)
+{
+	struct shadow *shadow = shadow_new();
+	remote_addr_t found;
+	assert_false(shadow_next_evicted(shadow, 0, &found));
+	for (uint64_t i = 0; i < 600; i++)
+		assert_true(shadow_set(shadow, BASE + i * PAGE_BYTES, entry_make(STATE_RESIDENT, NO_SLOT, 0, 0, 0)));
+	assert_true(shadow_set(shadow, BASE + 5 * PAGE_BYTES, entry_make(STATE_STAGED, 7, 0, 0, 0)));
+	assert_true(shadow_set(shadow, BASE + (1ull << 40), entry_make(STATE_SWAPPED, 8, 0, 0, 0)));
+	assert_true(shadow_next_evicted(shadow, 0, &found));
+	assert_int_equal(found, BASE + 5 * PAGE_BYTES);
+	assert_true(shadow_next_evicted(shadow, found, &found));
+	assert_int_equal(found, BASE + 5 * PAGE_BYTES);
+	assert_true(shadow_next_evicted(shadow, found + PAGE_BYTES, &found));
+	assert_int_equal(found, BASE + (1ull << 40));
+	assert_false(shadow_next_evicted(shadow, found + PAGE_BYTES, &found));
+	shadow_free(shadow);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(agrees_with_a_model),
 		cmocka_unit_test(walk_keeps_to_its_range),
+		cmocka_unit_test(finds_evicted_pages),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
