@@ -126,7 +126,7 @@ static bool begin_next(struct bring_back *b)
 	return n;
 }
 
-static uint64_t evicted_pages(struct container *c)
+uint64_t bring_back_left(struct container *c)
 {
 	uint64_t left = 0;
 	for (struct address_space *as = c->spaces; as; as = as->next) {
@@ -150,7 +150,7 @@ int bring_back_step(struct bring_back *b, uint64_t *ret_left)
 			break;
 		progress = true;
 	} while (container_now_ns() - begin < STEP_NS);
-	*ret_left = evicted_pages(c);
+	*ret_left = bring_back_left(c);
 	bool under_way = fault_has_loads(&b->context);
 	if (!*ret_left && !under_way && !atomic_load(&c->newborn))
 		return 0;

@@ -24,3 +24,6 @@ void bring_back_free(struct bring_back *b);
  * are still evicted.
  */
 int bring_back_step(struct bring_back *b, uint64_t *ret_left);
+
+/* Evicted pages of all address spaces. */
+uint64_t bring_back_left(struct container *c);

@@ -34,6 +34,7 @@ enum parking {
 
 #define NO_SQUEEZE UINT64_MAX
 
+struct bring_back;
 struct hold;
 struct reclaimer;
 
@@ -42,7 +43,8 @@ struct container {
 	struct stats stats;
 	struct charge charge;
 	struct pager pager;
-	struct swap *swap; /* NULL: none */
+	struct swap *swap; /* NULL: none; changed only while the reclaim thread is stopped */
+	_Atomic bool swap_leaves; /* swapoff is under way: nothing is evicted */
 	struct members members;
 
 	struct lock spaces_lock; /* LOCK_CONTAINER + nothing else held: the list of adopted address spaces */
@@ -66,6 +68,8 @@ struct container {
 	bool program_ended;
 	int exit_status;         /* as the shell sees it */
 	bool closed;             /* near the limit: members are being adopted */
+	bool swap_is_default;    /* made for this container: removed with it */
+	struct bring_back *swapoff; /* under way (swap_switch.h); NULL: none */
 	enum parking parking;
 	uint64_t park_since_ns;
 	uint32_t park_seq;

@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "container/bring_back.h"
 #include "container/container.h"
 #include "container/freeze.h"
 #include "container/processes.h"
@@ -234,6 +235,7 @@ static int prepare(struct keeper *k, const struct run_config *config, struct swa
 	sigaddset(&mask, SIGCHLD);
 	c->config = config;
 	c->swap = swap;
+	c->swap_is_default = config->swap_is_default;
 	atomic_store(&c->squeeze_to, NO_SQUEEZE);
 	members_init(&c->members);
 	lock_init(&c->spaces_lock, LOCK_SPACES);
@@ -279,6 +281,7 @@ static void shut_down(struct keeper *k)
 {
 	struct container *c = &k->container;
 	container_thaw(c);
+	bring_back_free(c->swapoff);
 	reclaimer_stop(c->reclaimer);
 	save_figures(c);
 	container_upkeep(c);
@@ -295,7 +298,7 @@ static void shut_down(struct keeper *k)
 	if (c->swap && swap_used_slots(c->swap))
 		log_debug("keeper: %llu slots were not given back", (unsigned long long)swap_used_slots(c->swap));
 	if (c->swap)
-		swap_close(c->swap, c->config->swap_is_default);
+		swap_close(c->swap, c->swap_is_default);
 }
 
 void keeper_main(const struct run_config *config, struct swap *swap, const struct start_state *start, int channel)

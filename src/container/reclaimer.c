@@ -24,6 +24,7 @@
 struct reclaimer {
 	struct container *c;
 	pthread_t thread;
+	bool runs; /* container thread */
 	int event;
 	_Atomic bool stop, kicked; /* kicked: the event is raised already */
 	struct address_space *spaces[MAX_SPACES]; /* a round's own references */
@@ -206,9 +207,10 @@ static void reclaim_round(struct reclaimer *r)
 		uint64_t freed = 0;
 		if (file_pages_are_due(r))
 			freed = reclaim_file_pages(r);
-		if (c->swap && !writeback_has_failed(c->pager.writeback))
+		bool can_evict = c->swap && !atomic_load(&c->swap_leaves);
+		if (can_evict && !writeback_has_failed(c->pager.writeback))
 			freed += evict_some(r, MAX_OF(usage + goal(c, limit) - limit, clock_watermarks(limit).batch), &why);
-		else if (c->swap)
+		else if (can_evict)
 			why = EXHAUSTED_SWAP_FULL;
 		if (!freed)
 			freed = reclaim_file_pages(r);
@@ -245,6 +247,25 @@ static void *reclaimer_main(void *argument)
 	return NULL;
 }
 
+int reclaimer_resume(struct reclaimer *reclaimer)
+{
+	atomic_store(&reclaimer->stop, false);
+	int e = pthread_create(&reclaimer->thread, NULL, reclaimer_main, reclaimer);
+	reclaimer->runs = e == 0;
+	return -e;
+}
+
+void reclaimer_pause(struct reclaimer *reclaimer)
+{
+	if (!reclaimer->runs)
+		return;
+	atomic_store(&reclaimer->stop, true);
+	atomic_store(&reclaimer->kicked, false);
+	reclaimer_kick(reclaimer);
+	pthread_join(reclaimer->thread, NULL);
+	reclaimer->runs = false;
+}
+
 int reclaimer_start(struct container *c, struct reclaimer **ret_reclaimer)
 {
 	struct reclaimer *r = calloc(1, sizeof(*r));
@@ -252,12 +273,12 @@ int reclaimer_start(struct container *c, struct reclaimer **ret_reclaimer)
 		return -ENOMEM;
 	r->c = c;
 	r->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	int e = r->event < 0 ? errno : pthread_create(&r->thread, NULL, reclaimer_main, r);
-	if (e) {
+	int result = r->event < 0 ? -errno : reclaimer_resume(r);
+	if (result < 0) {
 		if (r->event >= 0)
 			close(r->event);
 		free(r);
-		return -e;
+		return result;
 	}
 	*ret_reclaimer = r;
 	return 0;
@@ -267,9 +288,7 @@ void reclaimer_stop(struct reclaimer *reclaimer)
 {
 	if (!reclaimer)
 		return;
-	atomic_store(&reclaimer->stop, true);
-	reclaimer_kick(reclaimer);
-	pthread_join(reclaimer->thread, NULL);
+	reclaimer_pause(reclaimer);
 	drop_spaces(reclaimer);
 	close(reclaimer->event);
 	free(reclaimer);

@@ -46,7 +46,7 @@ int container_squeeze_begin(struct container *c, uint64_t bytes, struct squeeze 
 {
 	uint64_t usage = charge_usage(&c->charge), pages = MIN_OF(bytes >> PAGE_SHIFT, usage);
 	struct hold hold;
-	if (atomic_load(&c->squeeze_to) != NO_SQUEEZE)
+	if (atomic_load(&c->squeeze_to) != NO_SQUEEZE || c->swapoff)
 		return -EBUSY;
 	*ret_squeeze = (struct squeeze){.want = pages, .begun = reclaimed_pages(c)};
 	if (!c->frozen) {
@@ -82,7 +82,7 @@ int container_park_begin(struct container *c)
 		return -ENOENT;
 	if (c->parking != PARKING_NOT)
 		return 0;
-	if (atomic_load(&c->squeeze_to) != NO_SQUEEZE)
+	if (atomic_load(&c->squeeze_to) != NO_SQUEEZE || c->swapoff)
 		return -EBUSY;
 	c->parking = PARKING_HOLDS;
 	c->park_since_ns = container_now_ns();

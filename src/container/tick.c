@@ -122,7 +122,7 @@ static void look_for_new_mappings(struct container *c, uint64_t now)
 static bool outruns(const struct container *c, uint64_t usage)
 {
 	uint64_t limit = charge_limit((struct charge *)&c->charge);
-	return c->swap && (usage > limit + slack(c) || (c->at_pace && usage + c->pace > limit + SLACK_FLOOR / 4));
+	return c->swap && !c->swapoff && (usage > limit + slack(c) || (c->at_pace && usage + c->pace > limit + SLACK_FLOOR / 4));
 }
 
 uint64_t container_stall_room(const struct container *c)
@@ -153,7 +153,8 @@ static void tick_closed(struct container *c, uint64_t usage, uint64_t now)
 		c->last_barrier_ns = now;
 		container_barrier(c);
 	}
-	container_consider_oom(c);
+	if (!c->swapoff) /* that gives up first */
+		container_consider_oom(c);
 }
 
 uint64_t container_room(const struct container *c, uint64_t limit, uint64_t usual)

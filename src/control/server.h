@@ -1,0 +1,19 @@
+/*
+ * The keeper's side of the control socket (docs/control-protocol.md). Made before the keeper is forked, so that a name in use shows at once; served by
+ * the container thread, without blocking: work that takes time is begun by a verb and asked after each tick.
+ */
+#pragma once
+
+#include "container/service.h"
+#include "control/runtime_folder.h"
+
+struct control_server;
+
+/* A server in the container's folder, which has to outlive it. 0 or -errno. */
+int control_server_new(const struct runtime_folder *folder, struct control_server **ret_server);
+
+/* For struct run_config. */
+struct container_service *control_server_service(struct control_server *server);
+
+/* Frees; the folder and its socket stay. NULL is allowed. */
+void control_server_free(struct control_server *server);

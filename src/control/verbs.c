@@ -1,0 +1,259 @@
+#include "control/verbs.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "container/swap_switch.h"
+#include "platform/process.h"
+
+static int refuse(struct request *request, int error, const char *why, const char *hint)
+{
+	request->error = why;
+	request->hint = hint;
+	return error;
+}
+
+static void add_number(json_object *object, const char *name, uint64_t value)
+{
+	json_object_object_add(object, name, json_object_new_uint64(value));
+}
+
+static void add_text(json_object *object, const char *name, const char *text)
+{
+	json_object_object_add(object, name, text ? json_object_new_string(text) : NULL);
+}
+
+static uint64_t number_of(const struct request *request, const char *name, uint64_t otherwise)
+{
+	json_object *value;
+	return json_object_object_get_ex(request->members, name, &value) ? json_object_get_uint64(value) : otherwise;
+}
+
+static const char *state_name(const struct container *c)
+{
+	if (atomic_load(&c->killed) || c->program_ended)
+		return "ending";
+	if (c->parking != PARKING_NOT)
+		return c->parking == PARKING_DONE ? "parked" : "parking";
+	return c->frozen ? "stopped" : "running";
+}
+
+static json_object *command_of(const struct container *c)
+{
+	json_object *command = json_object_new_array();
+	for (char **word = c->config->argv; *word; word++)
+		json_object_array_add(command, json_object_new_string(*word));
+	return command;
+}
+
+static void add_usage(json_object *reply, const struct container *c)
+{
+	add_number(reply, "rss_usage", stat_get(&c->stats, rss_usage));
+	add_number(reply, "rss_limit", stat_get(&c->stats, rss_limit));
+}
+
+static int begin_describe(struct request *request, struct container *c)
+{
+	json_object *reply = request->reply;
+	struct timespec now;
+	container_publish_figures(c);
+	clock_gettime(CLOCK_REALTIME, &now);
+	add_text(reply, "name", c->config->name);
+	add_text(reply, "state", state_name(c));
+	add_number(reply, "keeper", (uint64_t)getpid());
+	add_number(reply, "program", (uint64_t)c->program);
+	json_object_object_add(reply, "command", command_of(c));
+	add_number(reply, "started", (uint64_t)now.tv_sec - stat_get(&c->stats, wall_us) / 1000000);
+	add_usage(reply, c);
+	add_text(reply, "swap_file", c->swap ? swap_path(c->swap) : NULL);
+	add_number(reply, "swap_used", stat_get(&c->stats, swap_used));
+	add_number(reply, "swap_total", stat_get(&c->stats, swap_total));
+	add_number(reply, "nr_processes", stat_get(&c->stats, nr_processes));
+	return 0;
+}
+
+/* The figures as the statistics print them: there is one list of them. */
+static json_object *figures_of(const struct stats *stats)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t size;
+	FILE *out = open_memstream(&text, &size);
+	int r = out ? stats_write_json(stats, out) : -ENOMEM;
+	if (out && fclose(out))
+		r = -ENOMEM;
+	return r < 0 ? NULL : json_tokener_parse(text);
+}
+
+static json_object *member_object(const struct member *member)
+{
+	json_object *object = json_object_new_object();
+	struct process_info info = {.name = "?"};
+	int adjust = 0;
+	process_info_read(member->pid, &info);
+	process_oom_score_adj(member->pid, &adjust);
+	add_number(object, "pid", (uint64_t)member->pid);
+	add_text(object, "name", info.name);
+	add_number(object, "rss", member->resident << PAGE_SHIFT);
+	add_number(object, "file", member->file << PAGE_SHIFT);
+	json_object_object_add(object, "oom_score_adj", json_object_new_int(adjust));
+	return object;
+}
+
+static int begin_stat(struct request *request, struct container *c)
+{
+	json_object *members = json_object_new_array();
+	begin_describe(request, c);
+	json_object_object_add(request->reply, "figures", figures_of(&c->stats));
+	for (uint32_t i = 0; i < c->members.nr; i++)
+		json_object_array_add(members, member_object(&c->members.items[i]));
+	json_object_object_add(request->reply, "members", members);
+	add_text(request->reply, "oom_report", NULL);
+	return 0;
+}
+
+static int step_set(struct request *request, struct container *c)
+{
+	if (!container_is_within_limit(c))
+		return -EINPROGRESS;
+	add_usage(request->reply, c);
+	return 0;
+}
+
+static int begin_set(struct request *request, struct container *c)
+{
+	int r = container_set_limit(c, number_of(request, "limit", 0));
+	return r < 0 ? refuse(request, r, "the limit is too small", "the least is 1M") : step_set(request, c);
+}
+
+static int step_reclaim(struct request *request, struct container *c)
+{
+	uint64_t pages;
+	int r = container_squeeze_step(c, &request->squeeze, &pages);
+	if (r < 0)
+		return r;
+	add_number(request->reply, "reclaimed", pages << PAGE_SHIFT);
+	add_usage(request->reply, c);
+	return 0;
+}
+
+static int begin_reclaim(struct request *request, struct container *c)
+{
+	int r = container_squeeze_begin(c, number_of(request, "bytes", UINT64_MAX), &request->squeeze);
+	return r < 0 ? refuse(request, r, "another reclaim or park is under way", NULL) : -EINPROGRESS;
+}
+
+static int step_park(struct request *request, struct container *c)
+{
+	int r = container_park_step(c);
+	if (r == 0)
+		add_usage(request->reply, c);
+	if (r == -ENOSPC)
+		refuse(request, r, "the swap file is full", "see membox swapoff and swapon, or unpark something else on that disk");
+	if (r == -ETIMEDOUT)
+		refuse(request, r, "a process could not be held", "it may be inside vfork; try again");
+	if (r == -ECANCELED)
+		refuse(request, r, "it was unparked meanwhile", NULL);
+	return r;
+}
+
+static int begin_park(struct request *request, struct container *c)
+{
+	int r = container_park_begin(c);
+	if (r == -ENOENT)
+		return refuse(request, r, "the container has no swap file", "membox swapon gives it one");
+	return r < 0 ? refuse(request, r, "a reclaim is under way", "try again when it is done") : step_park(request, c);
+}
+
+static int begin_unpark(struct request *request, struct container *c)
+{
+	int r = container_unpark(c);
+	return r < 0 ? refuse(request, r, "the container is not parked", NULL) : 0;
+}
+
+/* SIGKILL ends the container; another signal is for the program, or for what it has left behind. */
+static int begin_kill(struct request *request, struct container *c)
+{
+	uint64_t signal = number_of(request, "signal", SIGKILL), signalled = 0;
+	bool all = signal == SIGKILL || c->program_ended;
+	if (signal < 1 || signal > (uint64_t)SIGRTMAX)
+		return refuse(request, -EINVAL, "there is no such signal", NULL);
+	for (uint32_t i = 0; i < c->members.nr; i++) {
+		const struct member *member = &c->members.items[i];
+		if ((all || member->pid == c->program) && member->pidfd >= 0)
+			signalled += pidfd_kill(member->pidfd, (int)signal) == 0;
+	}
+	add_number(request->reply, "signalled", signalled);
+	return 0;
+}
+
+static int begin_swapon(struct request *request, struct container *c)
+{
+	json_object *path = json_object_object_get(request->members, "path");
+	struct swap_error error;
+	if (json_object_get_string(path)[0] != '/')
+		return refuse(request, -EINVAL, "the path is not absolute", NULL);
+	int r = container_swapon(c, json_object_get_string(path), number_of(request, "size", 0), &error);
+	if (r < 0) {
+		snprintf(request->text, sizeof(request->text), "%s", error.text);
+		refuse(request, r, request->text, r == -EBUSY && c->swap ? "membox swapoff first" : NULL);
+	}
+	return r;
+}
+
+static int step_swapoff(struct request *request, struct container *c)
+{
+	int r = container_swapoff_step(c);
+	if (r == -ENOSPC)
+		refuse(request, r, "the limit does not leave room for what is in the swap file", "raise it with membox set");
+	return r;
+}
+
+static int begin_swapoff(struct request *request, struct container *c)
+{
+	int r = container_swapoff_begin(c);
+	if (r == -ENOENT)
+		return refuse(request, r, "the container has no swap file", NULL);
+	if (r == -EBUSY)
+		return refuse(request, r, "another swapoff, a park or a reclaim is under way", "try again when it is done");
+	if (r == -ENOSPC)
+		return refuse(request, r, "the limit does not leave room for what is in the swap file", "raise it with membox set");
+	return r < 0 ? r : -EINPROGRESS;
+}
+
+static int begin_wait(struct request *request, struct container *c)
+{
+	return -EINPROGRESS;
+}
+
+bool control_answer_at_end(struct request *request, struct container *c)
+{
+	if (request->verb->begin != begin_wait)
+		return false;
+	add_number(request->reply, "exit_status", (uint64_t)c->exit_status);
+	return true;
+}
+
+static const struct control_verb verbs[] = {
+	{"describe", {{0}}, begin_describe, NULL},
+	{"stat", {{0}}, begin_stat, NULL},
+	{"set", {{"limit", json_type_int, true}}, begin_set, step_set},
+	{"reclaim", {{"bytes", json_type_int, false}}, begin_reclaim, step_reclaim},
+	{"park", {{0}}, begin_park, step_park},
+	{"unpark", {{0}}, begin_unpark, NULL},
+	{"kill", {{"signal", json_type_int, false}}, begin_kill, NULL},
+	{"swapon", {{"path", json_type_string, true}, {"size", json_type_int, false}}, begin_swapon, NULL},
+	{"swapoff", {{0}}, begin_swapoff, step_swapoff},
+	{"wait", {{0}}, begin_wait, NULL},
+};
+
+const struct control_verb *control_find_verb(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
+		if (!strcmp(verbs[i].name, name))
+			return &verbs[i];
+	return NULL;
+}

@@ -1,0 +1,39 @@
+/*
+ * What the verbs of the control protocol do with a container. Private to control/. Container thread.
+ *
+ * A verb is begun once and then stepped until it answers something else than -EINPROGRESS: 0 (the members of the reply are in `reply`) or -errno.
+ */
+#pragma once
+
+#include <json-c/json.h>
+
+#include "container/container.h"
+#include "container/squeeze.h"
+
+struct request {
+	const struct control_verb *verb;
+	json_object *members; /* of the request, checked against the verb's list */
+	json_object *reply;
+	const char *error, *hint; /* for people, when it is refused; NULL: what errno says */
+	char text[256];           /* room for an error that is made up */
+	struct squeeze squeeze;
+};
+
+struct control_member {
+	const char *name;
+	json_type type;
+	bool is_required;
+};
+
+struct control_verb {
+	const char *name;
+	struct control_member members[3]; /* allowed ones, ended by a NULL name */
+	int (*begin)(struct request *request, struct container *c);
+	int (*step)(struct request *request, struct container *c); /* NULL: there is no work, -EINPROGRESS means waiting for the end */
+};
+
+/* NULL: unknown. */
+const struct control_verb *control_find_verb(const char *name);
+
+/* For requests that wait for the end: the reply to `wait`; false for others. */
+bool control_answer_at_end(struct request *request, struct container *c);
