@@ -11,9 +11,10 @@
 #include "cli/swap_folder.h"
 #include "cli/verbs.h"
 #include "container/run.h"
+#include "control/runtime_folder.h"
+#include "platform/folders.h"
 #include "platform/granted_memory.h"
 
-#define NAME_MAX_LEN 64
 #define DEFAULT_LIMIT_PERCENT 90
 
 static const char usage[] =
@@ -161,24 +162,11 @@ static int read_sizes(const struct run_request *request, struct run_config *conf
 	return 0;
 }
 
-/* Names become file names and parts of messages. */
-static bool name_is_valid(const char *name)
-{
-	size_t len = strlen(name);
-
-	if (len == 0 || len > NAME_MAX_LEN || name[0] == '.' || name[0] == '-')
-		return false;
-	for (size_t i = 0; i < len; i++)
-		if (!isgraph((unsigned char)name[i]) || (unsigned char)name[i] > 126 || name[i] == '/')
-			return false;
-	return true;
-}
-
 /* The program's base name, made a valid name, and a number. */
-static void default_name(const char *program, char ret[NAME_MAX_LEN + 1])
+static void default_name(const char *program, char ret[RUNTIME_NAME_MAX + 1])
 {
 	const char *base = strrchr(program, '/');
-	char start[NAME_MAX_LEN - 10];
+	char start[RUNTIME_NAME_MAX - 10];
 
 	base = base && base[1] ? base + 1 : program;
 	snprintf(start, sizeof(start), "%s", base);
@@ -186,7 +174,7 @@ static void default_name(const char *program, char ret[NAME_MAX_LEN + 1])
 		if (!isgraph((unsigned char)*p) || (unsigned char)*p > 126 || *p == '/' ||
 		    (p == start && (*p == '.' || *p == '-')))
 			*p = '_';
-	snprintf(ret, NAME_MAX_LEN + 1, "%s-%d", start, getpid());
+	snprintf(ret, RUNTIME_NAME_MAX + 1, "%s-%d", start, getpid());
 }
 
 /* The default swap file of a container; NULL after one line on stderr. */
@@ -201,7 +189,7 @@ static char *default_swap_path(const char *name)
 		return NULL;
 	}
 	if (!r) {
-		r = swap_folder_create(folder);
+		r = folder_create_path(folder);
 		if (r) {
 			log_error("%s: %s (give --swap FILE or --no-swap)", folder, strerror(-r));
 			return NULL;
@@ -219,7 +207,7 @@ int cmd_run(int argc, char **argv)
 	struct run_request request = {0};
 	struct run_config config = {0};
 	_cleanup_free_ char *swap_path = NULL;
-	char name[NAME_MAX_LEN + 1];
+	char name[RUNTIME_NAME_MAX + 1];
 
 	if (parse_options(argc, argv, &request))
 		return EXIT_MEMBOX_FAILED;
@@ -231,10 +219,10 @@ int cmd_run(int argc, char **argv)
 		return EXIT_MEMBOX_FAILED;
 	default_name(request.program[0], name);
 	config.name = given(&request, OPT_NAME) ? given(&request, OPT_NAME) : name;
-	if (!name_is_valid(config.name)) {
+	if (!runtime_name_is_valid(config.name)) {
 		log_error(
 			"--name: '%.80s' is not a name (1 to %d printable characters; no '/' or space; not beginning with '.' or '-')",
-			config.name, NAME_MAX_LEN);
+			config.name, RUNTIME_NAME_MAX);
 		return EXIT_MEMBOX_FAILED;
 	}
 	config.swap_path = given(&request, OPT_SWAP);

@@ -3,6 +3,3 @@
 
 /* $XDG_CACHE_HOME/membox, else $HOME/.cache/membox; 0 and *ret_path (the caller frees it), -ENOENT (neither is known), -ENOMEM. */
 int swap_folder_path(char **ret_path);
-
-/* Creates path and what is missing above it, 0700. 0 or -errno. */
-int swap_folder_create(const char *path);

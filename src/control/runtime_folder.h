@@ -1,0 +1,60 @@
+/*
+ * The folder of a container that lives, RUNTIME/NAME/ (docs/control-protocol.md): control socket, lock and pid. Whoever holds the lock owns
+ * the folder; the lock is a flock(2) on the file `lock`, so it ends with the last process that has its descriptor, however that process ends.
+ *
+ * Who else can be there: other creators and those who list (both hold a lock on RUNTIME itself while they decide what a folder is), the owner
+ * that removes (needs nobody's permission: it must not wait at the end of a container). So a lock file that was opened may have been unlinked
+ * by the time it is locked: it counts only when it still is the one at its path.
+ */
+#pragma once
+
+#include "base/types.h"
+
+struct runtime_folder;
+
+struct runtime_error {
+	char text[512]; /* "WHAT: WHY (hint)" for the user, without the program's name */
+};
+
+#define RUNTIME_NAME_MAX 64
+
+/* Names become file names and parts of messages: 1 to RUNTIME_NAME_MAX printable characters, no slash or space, no dot or dash at the beginning. */
+bool runtime_name_is_valid(const char *name);
+
+/*
+ * Creates RUNTIME/NAME (and RUNTIME) with mode 0700 and takes its lock; a leftover is emptied and taken over. 0, or with *error filled -EEXIST:
+ * a container of that name lives; -EPERM: RUNTIME belongs to somebody else or others may write to it; else what the system said.
+ */
+int runtime_folder_create(const char *name, struct runtime_folder **ret, struct runtime_error *error);
+
+const char *runtime_folder_path(const struct runtime_folder *folder); /* for messages */
+
+/*
+ * Where to bind the socket. It goes through a descriptor of the folder (/proc/self/fd/N/control) because the real path may be too long for
+ * struct sockaddr_un: good in this process and in those forked from it.
+ */
+const char *runtime_folder_socket_path(const struct runtime_folder *folder);
+
+/* The lock's descriptor (close-on-exec): the container lives as long as somebody has it. */
+int runtime_folder_lock_fd(const struct runtime_folder *folder);
+
+/* Writes the file `pid`, in one piece. 0 or -errno. */
+int runtime_folder_write_pid(const struct runtime_folder *folder, pid_t pid);
+
+/*
+ * For the owner, in whatever process of its: unlinks everything, the lock last. A second call, and one after somebody else has taken the name, do
+ * nothing. The descriptors stay open and the lock held.
+ */
+void runtime_folder_remove(const struct runtime_folder *folder);
+
+/* Closes the descriptors and frees; what lies in the file system stays. NULL is fine. */
+void runtime_folder_release(struct runtime_folder *folder);
+
+/*
+ * Calls each() with the name of each container of this user (root: root's) that lives, in no order; without any lock held. Leftovers are
+ * removed. 0, what each() returned when that was not 0 (it ends the listing), or -errno with *error filled.
+ */
+int runtime_folder_list(int (*each)(const char *name, void *context), void *context, struct runtime_error *error);
+
+/* A descriptor (O_PATH) of the folder of a container to connect to; -ENOENT: there is none; else -errno, as above. *error is filled. */
+int runtime_folder_open(const char *name, struct runtime_error *error);

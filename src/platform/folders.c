@@ -1,0 +1,41 @@
+#include "platform/folders.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/cleanup.h"
+
+const char *folder_variable(const char *name)
+{
+	const char *value = getenv(name);
+
+	return value && value[0] == '/' ? value : NULL;
+}
+
+int folder_create_path(const char *path)
+{
+	_cleanup_free_ char *part = strdup(path);
+	struct stat st;
+
+	if (!part)
+		return -ENOMEM;
+	for (char *slash = part;;) {
+		slash = strchr(slash + 1, '/');
+		if (slash)
+			*slash = '\0';
+		/* EEXIST is the usual case; other errors count only when the folder then is not there (EROFS, EACCES on / ...). */
+		if (mkdir(part, 0700)) {
+			int error = errno;
+
+			if (stat(part, &st))
+				return -error;
+			if (!S_ISDIR(st.st_mode))
+				return -ENOTDIR;
+		}
+		if (!slash)
+			return 0;
+		*slash = '/';
+	}
+}
