@@ -6,7 +6,9 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #include "base/cleanup.h"
 #include "platform/folders.h"
@@ -18,7 +20,6 @@
 struct runtime_folder {
 	char *name;
 	char *path;
-	char socket_path[48];
 	int runtime; /* the folder above */
 	int folder;
 	int lock;
@@ -245,7 +246,6 @@ int runtime_folder_create(const char *name, struct runtime_folder **ret, struct 
 		runtime_folder_release(f);
 		return r;
 	}
-	snprintf(f->socket_path, sizeof(f->socket_path), "/proc/self/fd/%d/" SOCKET_NAME, f->folder);
 	*ret = f;
 	return 0;
 }
@@ -255,9 +255,24 @@ const char *runtime_folder_path(const struct runtime_folder *folder)
 	return folder->path;
 }
 
-const char *runtime_folder_socket_path(const struct runtime_folder *folder)
+/* Through a descriptor of the folder: the real path may be too long for struct sockaddr_un. */
+static struct sockaddr_un address_in(int folder)
 {
-	return folder->socket_path;
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/" SOCKET_NAME, folder);
+	return address;
+}
+
+int runtime_folder_listen(const struct runtime_folder *folder)
+{
+	struct sockaddr_un address = address_in(folder->folder);
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	/* bind() gives the file the mode of the socket: it is never wider. */
+	if (fd < 0 || fchmod(fd, 0600) || bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, SOMAXCONN))
+		return -errno;
+	return steal_fd(&fd);
 }
 
 int runtime_folder_lock_fd(const struct runtime_folder *folder)
@@ -355,21 +370,62 @@ int runtime_folder_list(int (*each)(const char *name, void *context), void *cont
 	return r;
 }
 
-int runtime_folder_open(const char *name, struct runtime_error *error)
+static int no_such_container(const char *name, struct runtime_error *error)
+{
+	return fail(error, -ENOENT, "%.80s: no such container (see `membox ps`)", name);
+}
+
+/* A descriptor of the folder of a container; -errno with *error filled. */
+static int open_for_client(const char *name, struct runtime_error *error)
 {
 	_cleanup_free_ char *path = NULL;
 	_cleanup_close_ int runtime = -1;
-	int fd;
+	int fd = -ENOENT;
 
 	if (runtime_name_is_valid(name)) {
 		runtime = open_runtime(false, &path, error);
 		if (runtime < 0 && runtime != -ENOENT)
 			return runtime;
-		fd = runtime < 0 ? -1 : openat(runtime, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (fd >= 0)
-			return fd;
-		if (runtime >= 0 && errno != ENOENT)
-			return fail(error, -errno, "%s/%s: %s", path, name, strerror(errno));
+		if (runtime >= 0)
+			fd = open_name(runtime, name);
 	}
-	return fail(error, -ENOENT, "%.80s: no such container (see `membox ps`)", name);
+	if (fd < 0 && fd != -ENOENT)
+		return fail(error, fd, "%s/%s: %s", path, name, strerror(-fd));
+	return fd < 0 ? no_such_container(name, error) : fd;
+}
+
+static int connect_within(int fd, const struct sockaddr_un *address, int timeout_ms)
+{
+	struct timeval patience = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
+
+	/* A local socket connects at once, or waits for room in the backlog as long as it may send (0 would mean: without end). */
+	if (timeout_ms == 0)
+		patience.tv_usec = 1;
+	if (timeout_ms >= 0 && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)))
+		return -errno;
+	while (connect(fd, (const struct sockaddr *)address, sizeof(*address)))
+		if (errno != EINTR)
+			return errno == EAGAIN ? -ETIMEDOUT : -errno;
+	return fcntl(fd, F_SETFL, O_NONBLOCK) ? -errno : 0;
+}
+
+int runtime_folder_connect(const char *name, int timeout_ms, struct runtime_error *error)
+{
+	_cleanup_close_ int folder = open_for_client(name, error);
+	_cleanup_close_ int fd = -1;
+	struct sockaddr_un address;
+	int r;
+
+	if (folder < 0)
+		return folder;
+	address = address_in(folder);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	r = fd < 0 ? -errno : connect_within(fd, &address, timeout_ms);
+	if (r == -ENOENT || r == -ECONNREFUSED)
+		return no_such_container(name, error);
+	if (r == -ETIMEDOUT)
+		return fail(error, r, "%s: its keeper does not answer", name);
+	if (r)
+		return fail(error, r, "%s: cannot connect: %s", name, strerror(-r));
+	return steal_fd(&fd);
 }

@@ -29,11 +29,8 @@ int runtime_folder_create(const char *name, struct runtime_folder **ret, struct 
 
 const char *runtime_folder_path(const struct runtime_folder *folder); /* for messages */
 
-/*
- * Where to bind the socket. It goes through a descriptor of the folder (/proc/self/fd/N/control) because the real path may be too long for
- * struct sockaddr_un: good in this process and in those forked from it.
- */
-const char *runtime_folder_socket_path(const struct runtime_folder *folder);
+/* A listening socket (close-on-exec, nonblocking) at RUNTIME/NAME/control with mode 0600; the descriptor, or -errno. */
+int runtime_folder_listen(const struct runtime_folder *folder);
 
 /* The lock's descriptor (close-on-exec): the container lives as long as somebody has it. */
 int runtime_folder_lock_fd(const struct runtime_folder *folder);
@@ -56,5 +53,8 @@ void runtime_folder_release(struct runtime_folder *folder);
  */
 int runtime_folder_list(int (*each)(const char *name, void *context), void *context, struct runtime_error *error);
 
-/* A descriptor (O_PATH) of the folder of a container to connect to; -ENOENT: there is none; else -errno, as above. *error is filled. */
-int runtime_folder_open(const char *name, struct runtime_error *error);
+/*
+ * Connects to a container's socket; waits for timeout_ms at most (-1: without end) when its backlog is full. The descriptor (close-on-exec,
+ * nonblocking), or with *error filled -ENOENT: no such container (or a leftover of one); -ETIMEDOUT: its keeper takes no connections; else -errno.
+ */
+int runtime_folder_connect(const char *name, int timeout_ms, struct runtime_error *error);

@@ -10,7 +10,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -156,20 +155,16 @@ static void a_name_in_use_is_refused(void **state)
 {
 	pid_t owner = start_owner("a");
 	struct runtime_folder *folder;
-	int fd;
 
 	refused("a", -EEXIST);
 	assert_non_null(strstr(error.text, "a: a container of this name is running"));
-	fd = runtime_folder_open("a", &error);
-	assert_true(fd >= 0);
-	close(fd);
 	lists("a ");
 	kill_owner(owner);
 	folder = create("a");
 	refused("a", -EEXIST);
 	runtime_folder_remove(folder);
 	runtime_folder_release(folder);
-	assert_int_equal(runtime_folder_open("a", &error), -ENOENT);
+	assert_int_equal(runtime_folder_connect("a", 0, &error), -ENOENT);
 }
 
 static void the_lock_lives_with_each_process_that_has_it(void **state)
@@ -200,6 +195,22 @@ static void a_leftover_is_emptied_and_taken_over(void **state)
 	assert_false(exists(in_runtime("a/of a later version")));
 	assert_true(exists(in_runtime("a/lock")));
 	assert_int_equal(mode_of(in_runtime("a")), 0700);
+	runtime_folder_remove(folder);
+	runtime_folder_release(folder);
+}
+
+static void a_keeper_that_takes_no_connections_is_not_waited_for(void **state)
+{
+	struct runtime_folder *folder = create("a");
+	int listener = runtime_folder_listen(folder), fds[8], nr = 0, r;
+
+	assert_int_equal(listen(listener, 0), 0);
+	while ((r = runtime_folder_connect("a", 1, &error)) >= 0 && nr < (int)ARRAY_LEN(fds))
+		fds[nr++] = r;
+	assert_int_equal(r, -ETIMEDOUT);
+	while (nr > 0)
+		close(fds[--nr]);
+	close(listener);
 	runtime_folder_remove(folder);
 	runtime_folder_release(folder);
 }
@@ -292,7 +303,7 @@ static void names_that_could_mean_something_else_are_refused(void **state)
 
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
 		refused(names[i], -EINVAL);
-		assert_int_equal(runtime_folder_open(names[i], &error), -ENOENT);
+		assert_int_equal(runtime_folder_connect(names[i], 0, &error), -ENOENT);
 	}
 	memset(long_name, 'x', sizeof(long_name) - 1);
 	long_name[RUNTIME_NAME_MAX + 1] = '\0';
@@ -304,20 +315,24 @@ static void names_that_could_mean_something_else_are_refused(void **state)
 static void a_long_path_has_a_socket_too(void **state)
 {
 	char name[RUNTIME_NAME_MAX + 1] = "", deep[512];
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	struct runtime_folder *folder;
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int listener, fd;
 
 	memset(name, 'n', RUNTIME_NAME_MAX);
 	snprintf(deep, sizeof(deep), "%s/%s/%s/%s", runtime, name, name, name);
 	setenv("MEMBOX_RUNTIME_DIR", deep, 1);
 	folder = create(name);
-	setenv("MEMBOX_RUNTIME_DIR", runtime, 1);
-	snprintf(address.sun_path, sizeof(address.sun_path), "%s", runtime_folder_socket_path(folder));
-	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	assert_int_equal(runtime_folder_connect(name, 0, &error), -ENOENT);
+	listener = runtime_folder_listen(folder);
+	assert_true(listener >= 0);
+	fd = runtime_folder_connect(name, 0, &error);
+	assert_true(fd >= 0);
 	close(fd);
+	close(listener);
+	assert_int_equal(runtime_folder_connect(name, 0, &error), -ENOENT);
+	setenv("MEMBOX_RUNTIME_DIR", runtime, 1);
 	snprintf(deep + strlen(deep), sizeof(deep) - strlen(deep), "/%s/control", name);
-	assert_true(exists(deep));
+	assert_int_equal(mode_of(deep), 0600);
 	runtime_folder_remove(folder);
 	assert_false(exists(deep));
 	runtime_folder_release(folder);
@@ -401,6 +416,7 @@ int main(void)
 		cmocka_unit_test(a_name_in_use_is_refused),
 		cmocka_unit_test(the_lock_lives_with_each_process_that_has_it),
 		cmocka_unit_test(a_leftover_is_emptied_and_taken_over),
+		cmocka_unit_test(a_keeper_that_takes_no_connections_is_not_waited_for),
 		cmocka_unit_test(listing_removes_leftovers_only),
 		cmocka_unit_test(another_process_of_the_owner_may_remove),
 		cmocka_unit_test(a_runtime_that_others_can_change_is_refused),
