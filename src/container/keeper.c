@@ -159,7 +159,7 @@ static void kill_members(struct container *c)
 {
 	members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c);
 	for (uint32_t i = 0; i < c->members.nr; i++)
-		kill(c->members.items[i].pid, SIGKILL);
+		member_kill(&c->members.items[i], SIGKILL);
 }
 
 static void drain(int fd)

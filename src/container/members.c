@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,6 +76,13 @@ static int add_member(struct members *members, pid_t pid, pid_t parent)
 	return 0;
 }
 
+/* Its number belongs to another process now. The member itself leaves at the end of the refresh. */
+static struct member *forget_pid(struct member *member)
+{
+	member->pid = 0;
+	return NULL;
+}
+
 struct refresh {
 	struct members *members;
 	bool (*is_agent)(pid_t pid, void *context);
@@ -90,6 +98,8 @@ static int visit_tree(const struct refresh *r, pid_t parent, int depth)
 		if (r->is_agent(children[i], r->context))
 			continue;
 		struct member *known = members_find(r->members, children[i]);
+		if (known && known->reaped)
+			known = forget_pid(known);
 		if (known)
 			known->present = true;
 		else
@@ -128,6 +138,7 @@ static void sample_one(struct member *member)
 	char text[128];
 	unsigned long size, resident = 0, file = 0;
 	ssize_t n = pread(member->statm, text, sizeof(text) - 1, 0);
+	member->reaped |= n < 0 && errno == ESRCH;
 	if (n > 0) {
 		text[n] = '\0';
 		if (sscanf(text, "%lu %lu %lu", &size, &resident, &file) != 3)
@@ -186,6 +197,14 @@ void members_measure_sharing(struct members *members, uint64_t now_ns)
 			member->shared = member->resident > pss ? member->resident - pss : 0;
 		}
 	}
+}
+
+void member_kill(struct member *member, int signal)
+{
+	if (member->pidfd < 0 && !member->reaped) /* there was no descriptor to be had */
+		kill(member->pid, signal);
+	else if (member->pidfd >= 0 && pidfd_kill(member->pidfd, signal) == -ESRCH)
+		member->reaped = true;
 }
 
 uint32_t members_copy_pids(struct members *members, pid_t *pids, uint32_t max)

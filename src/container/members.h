@@ -23,6 +23,7 @@ struct member {
 	struct address_space *as; /* NULL: not adopted */
 	bool unadoptable;        /* tried and refused; the reason was said once */
 	bool present;            /* during a refresh */
+	bool reaped;             /* it is gone: a process found under its number is another one */
 	bool same_memory;        /* shares another member's address space (vfork): counts nothing */
 };
 
@@ -50,6 +51,9 @@ uint64_t members_sample(struct members *members);
 
 /* Measures sharing anew when that may matter; costs about 25 ns a resident page. */
 void members_measure_sharing(struct members *members, uint64_t now_ns);
+
+/* By pidfd: never to another process that was given the number of a member that has ended. */
+void member_kill(struct member *member, int signal);
 
 struct member *members_find(struct members *members, pid_t pid);
 
