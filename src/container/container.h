@@ -21,6 +21,7 @@ enum exhaustion {
 	EXHAUSTED_NOT,
 	EXHAUSTED_NO_SWAP,
 	EXHAUSTED_SWAP_FULL,
+	EXHAUSTED_SWAP_FAILED,
 	EXHAUSTED_NOTHING_LEFT, /* everything evictable is out */
 };
 

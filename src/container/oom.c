@@ -22,6 +22,8 @@ static const char *why_text(int exhaustion)
 		return "there is no swap file";
 	case EXHAUSTED_SWAP_FULL:
 		return "the swap file is full";
+	case EXHAUSTED_SWAP_FAILED:
+		return "the swap file has failed";
 	default:
 		return "nothing more can be evicted";
 	}
@@ -62,8 +64,7 @@ static void kill_victim(struct container *c, struct member *victim, uint64_t lim
 	log_error("out of memory in container %s: killed process %d (%s) holding %s: limit %s is reached and %s", c->config->name,
 		  victim->pid, info.name, resident, limit_text, why_text(atomic_load(&c->exhaustion)));
 	c->oom_victim = victim->pid;
-	if (victim->pidfd >= 0)
-		pidfd_kill(victim->pidfd, SIGKILL);
+	member_kill(victim, SIGKILL);
 	stat_add(&c->stats, oom_kills, 1);
 }
 

@@ -177,8 +177,8 @@ static uint64_t evict_some(struct reclaimer *r, uint64_t want, enum exhaustion *
 			atomic_store(&r->c->barrier_wanted, true);
 		if (result.evicted)
 			return result.evicted;
-		if (result.swap_full && !free_clean_slots(r)) {
-			*ret_why = EXHAUSTED_SWAP_FULL;
+		if (result.no_slots < 0 && !free_clean_slots(r)) {
+			*ret_why = result.no_slots == -ENOSPC ? EXHAUSTED_SWAP_FULL : EXHAUSTED_SWAP_FAILED;
 			return 0;
 		}
 		if (result.later)
@@ -211,7 +211,7 @@ static void reclaim_round(struct reclaimer *r)
 		if (can_evict && !writeback_has_failed(c->pager.writeback))
 			freed += evict_some(r, MAX_OF(usage + goal(c, limit) - limit, clock_watermarks(limit).batch), &why);
 		else if (can_evict)
-			why = EXHAUSTED_SWAP_FULL;
+			why = EXHAUSTED_SWAP_FAILED;
 		if (!freed)
 			freed = reclaim_file_pages(r);
 		if (freed) {

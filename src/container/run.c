@@ -129,17 +129,16 @@ static void swap_file_remove_if_ours(const struct run_config *config, struct swa
 		unlink(swap_path(swap));
 }
 
-static int run_front(const struct run_config *config, struct swap *swap)
+static int run_front(const struct run_config *config, struct swap *swap, const struct start_state *start)
 {
 	struct front front = {.config = config, .exit_code = -1, .channel = -1, .signals = -1};
-	struct start_state start;
 	sigset_t mask;
 	sigemptyset(&mask);
 	for (size_t i = 0; i < ARRAY_LEN(forwarded); i++)
 		sigaddset(&mask, forwarded[i]);
-	sigprocmask(SIG_BLOCK, &mask, &start.mask);
+	sigprocmask(SIG_BLOCK, &mask, NULL);
 	front.signals = signalfd(-1, &mask, SFD_CLOEXEC);
-	front.guardian = front.signals < 0 ? -errno : guardian_start(config, swap, &start, &front.channel);
+	front.guardian = front.signals < 0 ? -errno : guardian_start(config, swap, start, &front.channel);
 	if (front.guardian < 0) {
 		log_error("cannot start the container: %s", strerror(-front.guardian));
 		front.exit_code = EXIT_FAILED;
@@ -173,8 +172,13 @@ static void occupy_standard_descriptors(void)
 int container_run(const struct run_config *config)
 {
 	struct requirement_failure failure;
+	struct start_state start;
 	struct swap *swap;
+	sigset_t file_size;
 	occupy_standard_descriptors();
+	sigemptyset(&file_size);
+	sigaddset(&file_size, SIGXFSZ); /* a swap file that reaches `ulimit -f` is a full one, not the end of the keeper */
+	sigprocmask(SIG_BLOCK, &file_size, &start.mask);
 	if (requirements_check(&failure) < 0) {
 		log_error("%s (see `membox doctor`)", failure.text);
 		return EXIT_FAILED;
@@ -182,5 +186,5 @@ int container_run(const struct run_config *config)
 	if (open_swap(config, &swap) < 0)
 		return EXIT_FAILED;
 	/* From here the keeper's copy of the swap object does the work; this process only holds the file open until the end. */
-	return run_front(config, swap);
+	return run_front(config, swap, &start);
 }

@@ -119,9 +119,10 @@ static int park_evict(struct container *c)
 		reclaimer_kick(c->reclaimer);
 		return -EINPROGRESS;
 	}
-	if (atomic_load(&c->exhaustion) == EXHAUSTED_SWAP_FULL) {
+	int why = atomic_load(&c->exhaustion);
+	if (why == EXHAUSTED_SWAP_FULL || why == EXHAUSTED_SWAP_FAILED) {
 		end_parking(c);
-		return -ENOSPC;
+		return why == EXHAUSTED_SWAP_FULL ? -ENOSPC : -EIO;
 	}
 	hold_drop_file_pages(c, c->frozen);
 	atomic_store(&c->squeeze_to, NO_SQUEEZE);

@@ -32,7 +32,7 @@ int container_squeeze_step(struct container *c, const struct squeeze *squeeze, u
  */
 int container_park_begin(struct container *c);
 
-/* -EINPROGRESS; 0: parked; or -ENOSPC (the swap file is full), -ETIMEDOUT (a process could not be held): the members go on. */
+/* -EINPROGRESS; 0: parked; or -ENOSPC (the swap file is full), -EIO (it has failed), -ETIMEDOUT (a process could not be held): the members go on. */
 int container_park_step(struct container *c);
 
 /* 0, or -EINVAL: it is neither parked nor being parked. Pages come back when they are touched. */

@@ -51,7 +51,8 @@ struct transaction {
 	struct run busy; /* shared by fork or pinned; nr_pages 0: none */
 	uint32_t nr_slots; /* pages of the batch that hold slot references */
 	uint32_t passed;   /* pages passed by since the last write-protection */
-	bool swap_full, wrapped;
+	int no_slots;
+	bool wrapped;
 };
 
 static bool is_skipped(const struct address_space *as, remote_addr_t addr, remote_addr_t *ret_end)
@@ -212,10 +213,9 @@ static void take_slots(struct transaction *t)
 	while (got < t->nr_pages) {
 		slot_t first;
 		uint32_t nr;
-		if (swap_alloc(t->as->pager->swap, t->nr_pages - got, &first, &nr) < 0) {
-			t->swap_full = true;
+		t->no_slots = swap_alloc(t->as->pager->swap, t->nr_pages - got, &first, &nr);
+		if (t->no_slots < 0)
 			break;
-		}
 		for (uint32_t i = 0; i < nr; i++)
 			batch->pages[got++] = (struct batch_page){.slot = first + i};
 	}
@@ -489,7 +489,7 @@ static void transact(struct transaction *t, struct evict_result *result)
 	if (result->dry)
 		as->revolutions_idle = 0;
 	lock_drop(&as->layout);
-	result->swap_full = t->swap_full;
+	result->no_slots = t->no_slots;
 	result->removed = t->removed;
 	if (r > 0)
 		finish(t, r, result);

@@ -5,7 +5,7 @@
 
 struct evict_result {
 	uint32_t evicted;     /* pages that left memory */
-	bool swap_full;       /* no slot was to be had */
+	int no_slots;         /* 0, or why not all pages could have one: -ENOSPC, or the swap file failed */
 	bool cannot;          /* no agent, or the memory is gone */
 	bool later;           /* an event is unread or a page is busy; no statement about its pages */
 	bool dry;             /* several revolutions of the hand found nothing to take */

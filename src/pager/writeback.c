@@ -254,13 +254,9 @@ static void finish(struct writeback *wb, struct batch *batch)
 /* Writes [first, first + nr) of the batch, whose slots are contiguous. */
 static void write_run(struct writeback *wb, struct batch *batch, uint32_t first, uint32_t nr)
 {
-	int r;
-	while ((r = swap_io_write(wb->io, batch->pages[first].slot, nr, batch->buffer + first * PAGE_BYTES, batch)) == -EAGAIN)
+	while (swap_io_write(wb->io, batch->pages[first].slot, nr, batch->buffer + first * PAGE_BYTES, batch) == -EAGAIN)
 		writeback_reap(wb, true);
-	if (r < 0)
-		batch->error = r;
-	else
-		batch->writes_pending++;
+	batch->writes_pending++;
 	stat_add(wb->pager->stats, swap_out, nr);
 }
 

@@ -29,10 +29,11 @@ struct swap {
 	struct swap_header header;
 	uint64_t seed;
 	uint32_t nr_slots; /* the cap, with the header's slot 0 */
-	bool has_fallocate;
+	bool has_fallocate, is_direct;
 	struct lock lock; /* LOCK_SWAP: the books */
 	struct slot_map *map;
-	uint64_t full_until_ns;
+	uint64_t full_until_ns; /* growing failed: not tried again before */
+	int grow_error;         /* and why: -errno */
 	off_t ahead_from, ahead_to; /* allocator's thread: space at the end of the file, promised and not used by any cluster yet */
 	struct trimmer *trimmer;
 };
@@ -47,6 +48,11 @@ static uint64_t now_ns(void)
 int swap_fd(const struct swap *swap)
 {
 	return swap->claim.fd;
+}
+
+bool swap_is_direct(const struct swap *swap)
+{
+	return swap->is_direct;
 }
 
 const char *swap_path(const struct swap *swap)
@@ -82,6 +88,12 @@ static off_t cluster_offset(uint32_t cluster)
 	return (off_t)cluster * CLUSTER_BYTES;
 }
 
+/* The cap, and with it the last cluster, may end anywhere. */
+static off_t end_below_cap(const struct swap *swap, off_t end)
+{
+	return MIN_OF(end, (off_t)swap->nr_slots * (off_t)PAGE_BYTES);
+}
+
 #define AHEAD_BYTES (16 * (off_t)CLUSTER_BYTES)
 
 /*
@@ -90,8 +102,8 @@ static off_t cluster_offset(uint32_t cluster)
  */
 static int reserve_cluster(struct swap *swap, uint32_t cluster)
 {
-	off_t offset = cluster_offset(cluster), end = offset + CLUSTER_BYTES;
-	off_t ahead = MIN_OF(offset + AHEAD_BYTES, (off_t)swap->nr_slots * (off_t)PAGE_BYTES);
+	off_t offset = cluster_offset(cluster);
+	off_t end = end_below_cap(swap, offset + CLUSTER_BYTES), ahead = end_below_cap(swap, offset + AHEAD_BYTES);
 	if (offset >= swap->ahead_from && end <= swap->ahead_to) {
 		swap->ahead_from = end;
 		return 0;
@@ -101,7 +113,7 @@ static int reserve_cluster(struct swap *swap, uint32_t cluster)
 		swap->ahead_to = ahead;
 		return 0;
 	}
-	return reserve(swap, offset, CLUSTER_BYTES);
+	return reserve(swap, offset, end - offset);
 }
 
 static int write_header(struct swap *swap)
@@ -110,6 +122,24 @@ static int write_header(struct swap *swap)
 	swap_header_encode(&swap->header, page);
 	ssize_t n = pwrite(swap->claim.fd, page, sizeof(page), 0);
 	return n == (ssize_t)sizeof(page) ? 0 : n < 0 ? -errno : -EIO;
+}
+
+/*
+ * O_DIRECT, if a transfer shows that it works: some file systems take the flag and refuse the I/O. Without it the page cache takes part, and is
+ * told not to read ahead.
+ */
+static void choose_direct(struct swap *swap)
+{
+	_Alignas(4096) uint8_t page[PAGE_BYTES];
+	int flags = fcntl(swap->claim.fd, F_GETFL);
+	bool has_flag = !swap_io_is_forced("buffered") && flags >= 0 && fcntl(swap->claim.fd, F_SETFL, flags | O_DIRECT) == 0;
+	swap->is_direct = has_flag && write_header(swap) == 0 && pread(swap->claim.fd, page, sizeof(page), 0) == (ssize_t)sizeof(page);
+	if (swap->is_direct)
+		return;
+	if (has_flag)
+		fcntl(swap->claim.fd, F_SETFL, flags);
+	log_debug("swap file %s: no O_DIRECT here", swap->path);
+	posix_fadvise(swap->claim.fd, 0, 0, POSIX_FADV_RANDOM);
 }
 
 /* Trimmer's thread. Gives the space of clusters that have been empty for a while back to the file system, outside the lock. */
@@ -141,7 +171,7 @@ static uint32_t slots_of(uint64_t size_bytes)
 /* Reserves the header and the first cluster, so that a full disk shows now and not in the middle of the work. */
 static int reserve_first(struct swap *swap)
 {
-	int r = reserve(swap, 0, CLUSTER_BYTES);
+	int r = reserve(swap, 0, end_below_cap(swap, CLUSTER_BYTES));
 	if (r < 0)
 		return r;
 	if (slot_map_begin_reserve(swap->map, 0) == 0)
@@ -186,9 +216,7 @@ static int prepare_file(struct swap *swap, const struct swap_options *options, s
 		r = reserve_first(swap);
 	if (r < 0)
 		return swap_error_system(error, swap->path, r);
-	int flags = fcntl(swap->claim.fd, F_GETFL);
-	if (flags < 0 || fcntl(swap->claim.fd, F_SETFL, flags | O_DIRECT) < 0)
-		log_debug("swap file %s: no O_DIRECT here", swap->path);
+	choose_direct(swap);
 	return 0;
 }
 
@@ -251,6 +279,20 @@ void swap_close(struct swap *swap, bool remove_file)
 	swap_free(swap);
 }
 
+static bool is_about_space(int error)
+{
+	return error == -ENOSPC || error == -EDQUOT || error == -EFBIG;
+}
+
+/* Lock held. An attempt to grow has ended; that the disk fails, and is not just full, is said once. */
+static void note_growth(struct swap *swap, int error)
+{
+	if (error < 0 && error != swap->grow_error && !is_about_space(error))
+		log_error("cannot get space for swap file %s: %s", swap->path, strerror(-error));
+	swap->grow_error = error;
+	swap->full_until_ns = error < 0 ? now_ns() + FULL_RETRY_NS : 0;
+}
+
 int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *ret_nr)
 {
 	for (;;) {
@@ -258,17 +300,18 @@ int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *re
 		lock_take(&swap->lock);
 		bool may_grow = !swap->full_until_ns || now_ns() >= swap->full_until_ns;
 		int r = slot_map_alloc_run(swap->map, want, may_grow, ret_first, ret_nr, &cluster);
+		int grow_error = swap->grow_error;
 		lock_drop(&swap->lock);
 		if (r == -EBUSY) { /* a cluster is being punched out: it is free again in a moment */
 			sched_yield();
 			continue;
 		}
 		if (r != -EAGAIN)
-			return r == -ENOMEM ? -ENOSPC : r;
+			return r < 0 && grow_error < 0 && !is_about_space(grow_error) ? grow_error : r == -ENOMEM ? -ENOSPC : r;
 		r = reserve_cluster(swap, cluster);
 		lock_take(&swap->lock);
 		slot_map_finish_reserve(swap->map, cluster, r == 0);
-		swap->full_until_ns = r < 0 ? now_ns() + FULL_RETRY_NS : 0;
+		note_growth(swap, r);
 		lock_drop(&swap->lock);
 	}
 }

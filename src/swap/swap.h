@@ -22,7 +22,8 @@ struct swap_error {
 };
 
 /*
- * Opens or creates (0600) the file, locks it (flock), checks or writes the header. O_DIRECT where the file system has it.
+ * Opens or creates (0600) the file, locks it (flock), checks or writes the header. O_DIRECT where the file system has it; SIGXFSZ should be
+ * blocked or ignored.
  * -EBUSY: in use by another container; -EEXIST: exists, is not empty and is not a membox swap file (never overwritten);
  * else what the system said. On failure nothing is left behind that was not there before.
  */
@@ -36,8 +37,9 @@ bool swap_was_created(const struct swap *swap);
 const char *swap_path(const struct swap *swap);
 
 /*
- * Called by one thread (reclaim). Takes up to `want` contiguous slots, each with one reference. Space on disk is reserved (fallocate) before a cluster is used, so that a full
- * disk shows here and not in a write. 0 with *ret_first, *ret_nr (1..want), or -ENOSPC (cap reached or disk full), -EIO.
+ * Called by one thread (reclaim). Takes up to `want` contiguous slots, each with one reference. Space on disk is reserved (fallocate) before a
+ * cluster is used, so that a full disk shows here and not in a write. 0 with *ret_first, *ret_nr (1..want), or -ENOSPC (cap reached, disk,
+ * quota or the largest file size full), or what else kept the file from growing (-EIO; it has been said).
  */
 int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *ret_nr);
 

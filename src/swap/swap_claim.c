@@ -62,6 +62,9 @@ int swap_error_system(struct swap_error *error, const char *path, int code)
 	case ENOSPC:
 		why = "no space left on the file system";
 		break;
+	case EFBIG:
+		why = "larger than files may be here (ulimit -f, or the file system)";
+		break;
 	case EDQUOT:
 		why = "disk quota exceeded";
 		break;

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <liburing.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -9,12 +10,14 @@
 
 #include "base/log.h"
 #include "swap/swap_internal.h"
+#include "swap/write_behind.h"
 
 struct request {
 	struct request *next_free;
 	void *token;
 	uint8_t *buffer;
 	off_t offset;
+	uint32_t bytes;
 	uint32_t left; /* bytes still to transfer */
 	int result;
 	bool is_write;
@@ -22,20 +25,22 @@ struct request {
 
 struct swap_io {
 	int fd;
-	uint32_t depth, in_flight;
+	uint32_t in_flight;
 	struct request *requests, *free;
+	bool is_buffered; /* no O_DIRECT: the page cache is emptied behind the transfers */
+	struct write_behind behind;
 	bool has_ring;
 	struct io_uring ring;
-	/* Without a ring: transfers are done at once, their completions wait here. */
-	int event;
+	/* Transfers that were done at once, because there is no ring or it did not take them: their completions wait here. */
+	int event; /* without a ring */
 	struct request **done;
 	uint32_t nr_done;
 };
 
-static bool sync_is_forced(void)
+bool swap_io_is_forced(const char *way)
 {
-	const char *mode = getenv("MEMBOX_IO"); /* "sync": for tests and for comparing */
-	return mode && !strcmp(mode, "sync");
+	const char *ways = getenv("MEMBOX_IO");
+	return ways && strstr(ways, way);
 }
 
 int swap_io_new(struct swap *swap, uint32_t depth, struct swap_io **ret_io)
@@ -44,7 +49,7 @@ int swap_io_new(struct swap *swap, uint32_t depth, struct swap_io **ret_io)
 	if (!io)
 		return -ENOMEM;
 	io->fd = swap_fd(swap);
-	io->depth = depth;
+	io->is_buffered = !swap_is_direct(swap);
 	io->event = -1;
 	io->requests = calloc(depth, sizeof(*io->requests));
 	io->done = calloc(depth, sizeof(*io->done));
@@ -53,7 +58,7 @@ int swap_io_new(struct swap *swap, uint32_t depth, struct swap_io **ret_io)
 		io->requests[i].next_free = io->free;
 		io->free = &io->requests[i];
 	}
-	if (r == 0 && !sync_is_forced())
+	if (r == 0 && !swap_io_is_forced("sync"))
 		io->has_ring = io_uring_queue_init(depth, &io->ring, 0) == 0;
 	if (r == 0 && !io->has_ring) {
 		io->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -72,8 +77,8 @@ void swap_io_free(struct swap_io *io)
 	struct swap_completion ignored[16];
 	if (!io)
 		return;
-	while (io->in_flight && swap_io_reap(io, ignored, ARRAY_LEN(ignored), true) > 0)
-		;
+	while (io->in_flight) /* whatever happens: the kernel writes to buffers that the caller frees next */
+		swap_io_reap(io, ignored, ARRAY_LEN(ignored), true);
 	if (io->has_ring)
 		io_uring_queue_exit(&io->ring);
 	if (io->event >= 0)
@@ -93,10 +98,13 @@ uint32_t swap_io_in_flight(const struct swap_io *io)
 	return io->in_flight;
 }
 
-/* Takes account of n transferred bytes or -errno; true when the request is complete. */
+/*
+ * Takes account of n transferred bytes or -errno; false when something is left to do: after a short transfer, and when the kernel gave
+ * up for a reason that is not the file's (a signal, a shortage, the end of the thread that had asked).
+ */
 static bool advance(struct request *request, ssize_t n)
 {
-	if (n == -EINTR || n == -EAGAIN)
+	if (n == -EINTR || n == -EAGAIN || n == -ECANCELED)
 		return false;
 	if (n <= 0) {
 		request->result = n < 0 ? (int)n : -EIO; /* 0: the end of the file, which no slot lies behind */
@@ -108,34 +116,49 @@ static bool advance(struct request *request, ssize_t n)
 	return request->left == 0;
 }
 
-/* Ring: queues what is left of a request. */
-static int submit(struct swap_io *io, struct request *request)
+/* Does what is left of a request. */
+static void transfer_now(struct swap_io *io, struct request *request)
+{
+	ssize_t n;
+	do {
+		n = request->is_write ? pwrite(io->fd, request->buffer, request->left, request->offset)
+				      : pread(io->fd, request->buffer, request->left, request->offset);
+		if (n < 0)
+			n = errno == EAGAIN ? -EIO : -errno; /* this call may block: it has no reason to ask for another */
+	} while (!advance(request, n));
+}
+
+/*
+ * False when the kernel does not take the request now (a shortage, a filter). Its entry in the queue cannot be taken out and would be
+ * submitted with a later one, when the buffer holds something else: it is turned into one that does nothing and belongs to nobody.
+ */
+static bool submit(struct swap_io *io, struct request *request)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&io->ring);
-	if (!sqe)
-		return -EAGAIN;
+	if (!sqe) { /* full of such entries */
+		io_uring_submit(&io->ring);
+		return false;
+	}
 	if (request->is_write)
 		io_uring_prep_write(sqe, io->fd, request->buffer, request->left, (uint64_t)request->offset);
 	else
 		io_uring_prep_read(sqe, io->fd, request->buffer, request->left, (uint64_t)request->offset);
 	io_uring_sqe_set_data(sqe, request);
-	int r;
-	do {
-		r = io_uring_submit(&io->ring);
-	} while (r == -EINTR || r == -EAGAIN);
-	return r < 0 ? r : 0;
+	int r = io_uring_submit(&io->ring);
+	if (!io_uring_sq_ready(&io->ring)) /* whatever it returned: the last entry, ours, is the kernel's */
+		return true;
+	log_debug("swap: the ring took %d requests, done at once", r);
+	io_uring_prep_nop(sqe);
+	io_uring_sqe_set_data(sqe, NULL);
+	return false;
 }
 
-static void transfer_now(struct swap_io *io, struct request *request)
+static void start_now(struct swap_io *io, struct request *request)
 {
 	uint64_t one = 1;
-	ssize_t n;
-	do {
-		n = request->is_write ? pwrite(io->fd, request->buffer, request->left, request->offset)
-				      : pread(io->fd, request->buffer, request->left, request->offset);
-	} while (!advance(request, n < 0 ? -errno : n));
+	transfer_now(io, request);
 	io->done[io->nr_done++] = request;
-	if (write(io->event, &one, sizeof(one)) < 0)
+	if (io->event >= 0 && write(io->event, &one, sizeof(one)) < 0)
 		log_debug("swap: event: errno %d", errno);
 }
 
@@ -148,18 +171,11 @@ static int start(struct swap_io *io, slot_t first, uint32_t nr_slots, void *buff
 	*request = (struct request){.token = token,
 				    .buffer = buffer,
 				    .offset = (off_t)first * (off_t)PAGE_BYTES,
+				    .bytes = nr_slots * (uint32_t)PAGE_BYTES,
 				    .left = nr_slots * (uint32_t)PAGE_BYTES,
 				    .is_write = is_write};
-	int r = 0;
-	if (io->has_ring)
-		r = submit(io, request);
-	else
-		transfer_now(io, request);
-	if (r < 0) {
-		request->next_free = io->free;
-		io->free = request;
-		return r;
-	}
+	if (!io->has_ring || !submit(io, request))
+		start_now(io, request);
 	io->in_flight++;
 	return 0;
 }
@@ -176,6 +192,13 @@ int swap_io_write(struct swap_io *io, slot_t first, uint32_t nr_slots, const voi
 
 static void complete(struct swap_io *io, struct request *request, struct swap_completion *completion)
 {
+	if (io->is_buffered && request->result == 0) {
+		off_t start = request->offset - (off_t)request->bytes;
+		if (request->is_write)
+			request->result = write_behind_wrote(&io->behind, io->fd, start, request->bytes);
+		else
+			write_behind_read(io->fd, start, request->bytes);
+	}
 	*completion = (struct swap_completion){.token = request->token, .result = request->result};
 	request->next_free = io->free;
 	io->free = request;
@@ -188,30 +211,23 @@ static int reap_done(struct swap_io *io, struct swap_completion *completions, in
 	int n = 0;
 	while (n < max && io->nr_done)
 		complete(io, io->done[--io->nr_done], &completions[n++]);
-	if (!io->nr_done && read(io->event, &count, sizeof(count)) < 0 && errno != EAGAIN)
+	if (!io->nr_done && io->event >= 0 && read(io->event, &count, sizeof(count)) < 0 && errno != EAGAIN)
 		log_debug("swap: event: errno %d", errno);
 	return n;
 }
 
-static int reap_ring(struct swap_io *io, struct swap_completion *completions, int max, bool wait)
+static int reap_ring(struct swap_io *io, struct swap_completion *completions, int max)
 {
+	struct io_uring_cqe *cqe;
 	int n = 0;
-	while (n < max) {
-		struct io_uring_cqe *cqe = NULL;
-		int r = wait && !n && io->in_flight ? io_uring_wait_cqe(&io->ring, &cqe) : io_uring_peek_cqe(&io->ring, &cqe);
-		if (r == -EINTR)
-			continue;
-		if (r < 0 || !cqe)
-			break;
+	while (n < max && io_uring_peek_cqe(&io->ring, &cqe) == 0) {
 		struct request *request = io_uring_cqe_get_data(cqe);
 		ssize_t result = cqe->res;
 		io_uring_cqe_seen(&io->ring, cqe);
-		if (!advance(request, result)) {
-			r = submit(io, request);
-			if (r == 0)
-				continue;
-			request->result = r;
-		}
+		if (!request) /* of an entry that submit() has made void */
+			continue;
+		if (!advance(request, result))
+			transfer_now(io, request);
 		complete(io, request, &completions[n++]);
 	}
 	return n;
@@ -219,5 +235,14 @@ static int reap_ring(struct swap_io *io, struct swap_completion *completions, in
 
 int swap_io_reap(struct swap_io *io, struct swap_completion *completions, int max, bool wait)
 {
-	return io->has_ring ? reap_ring(io, completions, max, wait) : reap_done(io, completions, max);
+	int n = reap_done(io, completions, max);
+	if (!io->has_ring)
+		return n;
+	n += reap_ring(io, completions + n, max - n);
+	while (wait && !n && io->in_flight) { /* poll cannot be refused, as io_uring_enter can */
+		struct pollfd ready = {.fd = io->ring.ring_fd, .events = POLLIN};
+		poll(&ready, 1, -1);
+		n = reap_ring(io, completions, max);
+	}
+	return n;
 }

@@ -1,6 +1,7 @@
 /*
  * Asynchronous page I/O on a swap file: one queue for each keeper thread that does I/O (io_uring; plain pread/pwrite where the kernel or a
- * seccomp filter refuses io_uring). Buffers must be page aligned (O_DIRECT). Short transfers are continued inside.
+ * seccomp filter refuses io_uring, and for a request that the ring does not take). Buffers must be page aligned (O_DIRECT). Short transfers
+ * are continued inside. Where the file is not O_DIRECT, what was transferred does not stay in the page cache.
  */
 #pragma once
 
@@ -18,10 +19,10 @@ struct swap_completion {
 int swap_io_new(struct swap *swap, uint32_t depth, struct swap_io **ret_io);
 void swap_io_free(struct swap_io *io); /* waits for what is in flight */
 
-/* Pollable: readable when completions wait. */
+/* Pollable: readable when completions wait. A transfer may be complete when it is begun: reap between beginning one and waiting here. */
 int swap_io_fd(const struct swap_io *io);
 
-/* Queue and submit one transfer of nr_slots contiguous slots. -EAGAIN when depth requests are in flight. */
+/* Begins one transfer of nr_slots contiguous slots: 0, or -EAGAIN when depth requests are in flight. What fails is told by its completion. */
 int swap_io_read(struct swap_io *io, slot_t first, uint32_t nr_slots, void *buffer, void *token);
 int swap_io_write(struct swap_io *io, slot_t first, uint32_t nr_slots, const void *buffer, void *token);
 
