@@ -132,6 +132,27 @@ def test_swap_on_a_full_disk_image(box):
     assert status in (125, 137) and stderr.startswith("membox: "), (status, stderr)
 
 
+@pytest.mark.parametrize("megabytes", [1, 8])
+def test_swap_beyond_the_largest_file_size(box, megabytes):
+    """`ulimit -f`: a swap file that may not grow further is a full one."""
+    need_membox()
+    program = ["sh", "-c", f'ulimit -f {megabytes * 1024}; exec "$@"', "sh", MEMBOX, "run", "--limit", "48M", "--swap", box.folder / "swap", "--",
+               victim("touch-pages"), "192", "rand-read"]
+    status, stdout, stderr, _ = execute(program)
+    assert status == (125 if megabytes == 1 else 137), (status, stderr)
+    assert stderr.startswith("membox: ") and ("ulimit" if megabytes == 1 else "the swap file is full") in stderr, stderr
+    assert b"bad" not in stdout
+    assert (box.folder / "swap").exists() == (megabytes > 1)
+
+
+@pytest.mark.parametrize("ways", ["buffered", "sync", "sync,buffered"])
+def test_swap_without_direct_io_or_ring(box, ways):
+    run = box.run_boxed([victim("touch-pages"), "64", "rand-write"], 32 * MIB, env={"MEMBOX_IO": ways})
+    assert run.status == 0 and not run.stderr, run.stderr
+    if not BARE:
+        assert run.stats["swap_out"] > 0 and run.stats["swap_in"] > 0
+
+
 def test_swap_of_another_container(box):
     need_membox()
     swap = box.folder / "swap"
