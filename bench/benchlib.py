@@ -1,9 +1,11 @@
 """What the benchmarks share: places, running one side, medians, the table."""
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(os.environ.get("MEMBOX_BUILD", ROOT / "build")).absolute()
@@ -21,6 +23,27 @@ def check_built():
 
 def pretouch(megabytes):
     subprocess.run([PRETOUCH, str(megabytes)], check=True)
+
+
+def seconds(command, most=300):
+    """Wall time of a command that has to succeed. Waiting with a timeout would look at it every 50 ms at the end: an alarm ends what hangs."""
+    process = None
+
+    def give_up(number, frame):
+        if process:
+            process.kill()
+        sys.exit(f"{' '.join(map(str, command))}: not done after {most} s")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(most)
+    begin = time.monotonic()
+    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL)
+    status = process.wait()
+    taken = time.monotonic() - begin
+    signal.alarm(0)
+    if status:
+        sys.exit(f"{' '.join(map(str, command))}: status {status}")
+    return taken
 
 
 def run(command, allowed=(0,)):
