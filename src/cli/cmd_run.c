@@ -25,6 +25,7 @@ static const char usage[] =
 	"  --swap FILE       the swap file; kept at the end (default: a new one in the user's cache folder, removed at the end)\n"
 	"  --swap-size SIZE  the swap file never grows beyond this (default: as the file system gives)\n"
 	"  --no-swap         no swap file: over the limit the container's OOM killer decides\n"
+	"  --oom POLICY      out of memory: 'kill' the process that holds most (default), or 'stop' all until there is room\n"
 	"  --name NAME       name of the container (default: the program's name and a number)\n"
 	"  --stats FILE      write figures as JSON at the end\n"
 	"  --help            print this\n"
@@ -38,6 +39,7 @@ enum run_option {
 	OPT_SWAP,
 	OPT_SWAP_SIZE,
 	OPT_NO_SWAP,
+	OPT_OOM,
 	OPT_STATS,
 	OPT_END,
 };
@@ -48,6 +50,7 @@ static const struct option options[] = {
 	{"swap", required_argument, NULL, OPT_SWAP},
 	{"swap-size", required_argument, NULL, OPT_SWAP_SIZE},
 	{"no-swap", no_argument, NULL, OPT_NO_SWAP},
+	{"oom", required_argument, NULL, OPT_OOM},
 	{"stats", required_argument, NULL, OPT_STATS},
 	{"help", no_argument, NULL, 'h'},
 	{0},
@@ -162,6 +165,19 @@ static int read_sizes(const struct run_request *request, struct run_config *conf
 	return 0;
 }
 
+/* NULL: the default. 0, or the exit code after one line on stderr. */
+static int read_oom_policy(const char *text, enum oom_policy *ret_policy)
+{
+	bool stop = text && !strcmp(text, "stop");
+
+	if (text && !stop && strcmp(text, "kill")) {
+		log_error("--oom: '%s' is neither kill nor stop", text);
+		return EXIT_MEMBOX_FAILED;
+	}
+	*ret_policy = stop ? OOM_STOP : OOM_KILL;
+	return 0;
+}
+
 /* The program's base name, made a valid name, and a number. */
 static void default_name(const char *program, char ret[RUNTIME_NAME_MAX + 1])
 {
@@ -215,7 +231,7 @@ int cmd_run(int argc, char **argv)
 		fputs(usage, stdout);
 		return finish_output(0);
 	}
-	if (check_combination(&request) || read_sizes(&request, &config))
+	if (check_combination(&request) || read_sizes(&request, &config) || read_oom_policy(given(&request, OPT_OOM), &config.oom))
 		return EXIT_MEMBOX_FAILED;
 	default_name(request.program[0], name);
 	config.name = given(&request, OPT_NAME) ? given(&request, OPT_NAME) : name;

@@ -53,6 +53,11 @@ static struct address_space *find_inherited(struct container *c, pid_t pid)
 	return NULL;
 }
 
+struct address_space *container_space_of(struct container *c, const struct member *member)
+{
+	return member->as ? member->as : find_inherited(c, member->pid);
+}
+
 static void refuse(struct container *c, struct member *member, int error, const char *what)
 {
 	struct process_info info = {.name = "?"};

@@ -75,6 +75,7 @@ struct container {
 	uint64_t park_since_ns;
 	uint32_t park_seq;
 	struct hold *frozen;     /* all members are held until further notice (freeze.h); NULL: they run */
+	unsigned frozen_by;      /* set of enum freezer */
 	int64_t grown;           /* pages that nobody had asked for, in this window of time */
 	uint64_t pace_since_ns;  /* its beginning */
 	uint64_t pace;           /* pages that would come in LATENCY_US at the highest rate lately */
@@ -86,7 +87,10 @@ struct container {
 	pid_t newest_pid; /* at the last walk over the member tree */
 	uint64_t last_usage, quiet_ticks;
 	uint32_t oom_unsure; /* stalls in a row that found nothing but could not hold every thread */
-	pid_t oom_victim;    /* killed last, perhaps not gone yet */
+	uint64_t oom_killed_ns; /* when somebody was killed, as long as its end is awaited; 0: nobody */
+	uint64_t oom_freeze_since_ns; /* since when the container is to be stopped and cannot be; 0: not */
+	bool oom_freeze_said;
+	char *oom_report;    /* of the last one; NULL: never out of memory */
 	uint64_t oom_since_ns; /* over the limit with reclaim exhausted, without a break since; 0: not */
 	_Atomic bool barrier_wanted; /* reclaim passed over many pages flagged REMOVED, or over mapped file pages */
 };
@@ -122,6 +126,12 @@ bool container_is_worth_adopting(const struct container *c, const struct member 
 /* True when a member that is large enough could not be adopted yet (it did not stop in time, or its fork is being worked on). */
 bool container_may_adopt_more(const struct container *c);
 
+/*
+ * The address space of a member, also of a forked child that has no agent yet (it is looked for by its sentinel page: system calls for each that is
+ * not known yet). NULL: it was never under a userfaultfd. Container thread.
+ */
+struct address_space *container_space_of(struct container *c, const struct member *member);
+
 /* Takes newborn children onto the list, buries what is gone (exit, exec). Container thread. */
 void container_upkeep(struct container *c);
 
@@ -141,8 +151,23 @@ bool container_stall(struct container *c);
  */
 void container_barrier(struct container *c);
 
-/* Called each tick while usage is over the limit: kills the largest member when reclaim is exhausted. Container thread. */
+/*
+ * Called each tick near the limit and while usage is over it: kills the member that holds most when reclaim is exhausted, or stops the container
+ * (struct run_config, oom). Container thread.
+ */
 void container_consider_oom(struct container *c);
+
+/* Called each tick of a frozen container: lets one that is stopped go on when there is room again. Container thread. */
+void container_reconsider_oom(struct container *c);
+
+/* Stopped for want of memory. Container thread. */
+bool container_is_stopped(const struct container *c);
+
+/*
+ * What the OOM killer found the last time, several lines of printable ASCII; NULL: it was never called. The container's own, until the next call of
+ * the killer. Container thread.
+ */
+const char *container_oom_report(const struct container *c);
 
 /* Sampling, pressure, growth. Returns the time until the next tick in nanoseconds. Container thread. */
 uint64_t container_tick(struct container *c);

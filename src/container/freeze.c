@@ -7,10 +7,8 @@
 #include "container/container.h"
 #include "container/hold.h"
 
-int container_freeze(struct container *c)
+static int hold_all(struct container *c)
 {
-	if (c->frozen)
-		return 0;
 	struct hold *hold = calloc(1, sizeof(*hold));
 	if (!hold)
 		return -ENOMEM;
@@ -30,11 +28,31 @@ int container_freeze(struct container *c)
 	return 0;
 }
 
-void container_thaw(struct container *c)
+int container_freeze(struct container *c, enum freezer who)
 {
-	if (!c->frozen)
+	int r = c->frozen ? 0 : hold_all(c);
+	if (r == 0)
+		c->frozen_by |= (unsigned)who;
+	return r;
+}
+
+void container_thaw(struct container *c, enum freezer who)
+{
+	c->frozen_by &= ~(unsigned)who;
+	if (!c->frozen || c->frozen_by)
 		return;
 	hold_release(c->frozen);
 	free(c->frozen);
 	c->frozen = NULL;
+}
+
+void container_thaw_all(struct container *c)
+{
+	container_thaw(c, FREEZER_PARK);
+	container_thaw(c, FREEZER_OOM);
+}
+
+bool container_is_frozen_by(const struct container *c, enum freezer who)
+{
+	return c->frozen_by & (unsigned)who;
 }

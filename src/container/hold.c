@@ -5,6 +5,7 @@
 
 #include "pager/file_pages.h"
 
+#define WORTH_ADOPTING 64 /* anonymous pages of a member */
 #define STOP_TIMEOUT_US 20000 /* for all threads of a process to stop */
 
 void hold_members(struct container *c, struct hold *hold)
@@ -64,4 +65,12 @@ void hold_cover(struct container *c, const struct hold *hold)
 		if (as->agent && !atomic_load(&as->dead))
 			address_space_register_new(as, INT_MAX);
 	c->uncovered = 0;
+}
+
+void hold_reach_everything(struct container *c, const struct hold *hold)
+{
+	c->adopt_threshold = WORTH_ADOPTING;
+	hold_expire_removed(c, hold);
+	hold_cover(c, hold);
+	hold_drop_file_pages(c, hold);
 }

@@ -30,5 +30,8 @@ void hold_drop_file_pages(struct container *c, const struct hold *hold);
 /* Adopts at most max of the held members that are large enough. */
 void hold_adopt(struct container *c, const struct hold *hold, int max);
 
+/* All that can be evicted is put under a userfaultfd, down to small members, and file pages are let go of. For a hold that lasts. */
+void hold_reach_everything(struct container *c, const struct hold *hold);
+
 /* Everything that can be under a userfaultfd is: members that have grown large, and mappings that are new. */
 void hold_cover(struct container *c, const struct hold *hold);

@@ -280,7 +280,7 @@ static void save_figures(struct container *c)
 static void shut_down(struct keeper *k)
 {
 	struct container *c = &k->container;
-	container_thaw(c);
+	container_thaw_all(c);
 	bring_back_free(c->swapoff);
 	reclaimer_stop(c->reclaimer);
 	save_figures(c);
@@ -293,6 +293,7 @@ static void shut_down(struct keeper *k)
 	}
 	pager_release(&c->pager);
 	members_release(&c->members);
+	free(steal_pointer(c->oom_report));
 	if (c->swap && !swap_check(c->swap))
 		log_debug("keeper: the books of the swap file do not balance");
 	if (c->swap && swap_used_slots(c->swap))

@@ -24,6 +24,7 @@ struct member {
 	bool unadoptable;        /* tried and refused; the reason was said once */
 	bool present;            /* during a refresh */
 	bool reaped;             /* it is gone: a process found under its number is another one */
+	bool oom_killed;         /* by the OOM killer */
 	bool same_memory;        /* shares another member's address space (vfork): counts nothing */
 };
 

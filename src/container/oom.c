@@ -1,87 +1,172 @@
 /*
  * The end of the road: usage is over the limit and reclaim can free nothing. That is certain only with every member held and all their
  * memory under a userfaultfd: a running program always has pages that were just touched, mapped or discarded. Then, as the kernel's OOM killer
- * does in a machine of that size, the member that holds most is killed (oom_score_adj shifts the choice, -1000 is never taken).
+ * does in a machine of that size, the member that holds most is killed (oom_task.h), and whoever shares its memory with it.
+ *
+ * With the policy `stop`, and also when only members are left that must not be killed, the container is frozen instead: its limit holds, nothing outside
+ * notices, nothing is lost, and its owner can make room. It goes on by itself when it fits.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "container/container.h"
+#include "container/freeze.h"
+#include "container/hold.h"
+#include "container/oom_report.h"
+#include "container/oom_task.h"
+#include "container/reclaimer.h"
 #include "platform/process.h"
 
 /* Fruitless stalls in a row that do without certainty, because a thread is in a state in which it cannot be held. */
 #define UNSURE_STALLS 8
 #define ADOPTION_PATIENCE_NS 5000000000ull
+#define DEATH_PATIENCE_NS 5000000000ull /* for a victim in an uninterruptible state */
+#define FREEZE_PATIENCE_NS 5000000000ull
 
-static const char *why_text(int exhaustion)
+struct tasks {
+	struct oom_task *items;
+	uint32_t nr;
+	uint64_t total; /* pages that the container may hold, with what it has in swap */
+};
+
+static void describe_reason(const struct container *c, char *text, size_t size)
 {
-	switch ((enum exhaustion)exhaustion) {
-	case EXHAUSTED_NO_SWAP:
-		return "there is no swap file";
-	case EXHAUSTED_SWAP_FULL:
-		return "the swap file is full";
-	case EXHAUSTED_SWAP_FAILED:
-		return "the swap file has failed";
-	default:
-		return "nothing more can be evicted";
-	}
+	static const char *const causes[] = {[EXHAUSTED_NO_SWAP] = "there is no swap file",
+					     [EXHAUSTED_SWAP_FULL] = "the swap file is full",
+					     [EXHAUSTED_SWAP_FAILED] = "the swap file has failed",
+					     [EXHAUSTED_NOTHING_LEFT] = "nothing more can be evicted"};
+	char limit[SIZE_TEXT_MAX];
+	int cause = atomic_load(&c->exhaustion);
+	format_size(charge_limit((struct charge *)&c->charge) << PAGE_SHIFT, limit);
+	snprintf(text, size, "limit %s is reached and %s", limit, causes[cause == EXHAUSTED_NOT ? EXHAUSTED_NOTHING_LEFT : cause]);
 }
 
-/* Thousandths of the limit are added for oom_score_adj, as in mm/oom_kill.c. Returns false for a member that must live. */
-static bool badness(const struct member *member, uint64_t limit, int64_t *ret_points)
+/* The name is the program's choice: nothing of it may speak to a terminal. */
+static void take_name(char to[16], const char *name)
 {
-	int adjust = 0;
-	process_oom_score_adj(member->pid, &adjust);
-	if (adjust == -1000 || member->same_memory)
-		return false;
-	*ret_points = (int64_t)(member->resident - member->file) + (int64_t)(limit / 1000) * adjust;
-	return true;
+	snprintf(to, 16, "%s", name);
+	for (char *p = to; *p; p++)
+		if (*p < ' ' || *p > '~')
+			*p = '?';
 }
 
-static struct member *choose_victim(struct container *c, uint64_t limit)
+/* The figures are read by pid; that the pidfd can still be signalled afterwards says that they were this process's. */
+static struct oom_task look_at(struct container *c, const struct member *member)
 {
-	struct member *victim = NULL;
-	int64_t most = INT64_MIN;
-	for (uint32_t i = 0; i < c->members.nr; i++) {
-		int64_t points;
-		if (!c->members.items[i].resident || !badness(&c->members.items[i], limit, &points) || points <= most)
-			continue;
-		most = points;
-		victim = &c->members.items[i];
-	}
+	struct oom_task task = {.pid = member->pid};
+	struct process_info info = {.name = "?"};
+	struct process_residence residence = {0};
+	struct address_space *as = container_space_of(c, member);
+	process_info_read(member->pid, &info);
+	process_residence_read(member->pid, &residence);
+	process_oom_score_adj(member->pid, &task.oom_score_adj);
+	take_name(task.name, info.name);
+	task.anon = residence.anon;
+	task.file = residence.file;
+	task.shmem = residence.shmem;
+	task.tables = residence.tables;
+	task.swapped = as ? address_space_count(as).swapped : 0;
+	task.is_spared = member->oom_killed || member->pidfd < 0 || pidfd_kill(member->pidfd, 0) < 0;
+	return task;
+}
+
+static int look_at_all(struct container *c, struct tasks *ret)
+{
+	*ret = (struct tasks){.total = charge_limit(&c->charge) + (c->swap ? swap_used_slots(c->swap) : 0)};
+	ret->items = calloc(MAX_OF(c->members.nr, 1), sizeof(*ret->items));
+	if (!ret->items)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < c->members.nr; i++)
+		ret->items[ret->nr++] = look_at(c, &c->members.items[i]);
+	return 0;
+}
+
+static bool share_memory(const struct oom_task *a, const struct oom_task *b)
+{
+	return a->pid == b->pid || process_same_memory(a->pid, b->pid) == 1;
+}
+
+/* Memory is protected when one of those who share it is: all of them are spared then. */
+static bool spare_if_protected(struct tasks *tasks, const struct oom_task *victim)
+{
+	bool is_protected = false;
+	for (uint32_t i = 0; i < tasks->nr; i++)
+		is_protected |= !oom_is_eligible(&tasks->items[i]) && share_memory(&tasks->items[i], victim);
+	for (uint32_t i = 0; is_protected && i < tasks->nr; i++)
+		tasks->items[i].is_spared |= share_memory(&tasks->items[i], victim);
+	return is_protected;
+}
+
+static struct oom_task *choose_victim(struct tasks *tasks)
+{
+	struct oom_task *victim;
+	do {
+		victim = oom_choose(tasks->items, tasks->nr, tasks->total);
+	} while (victim && spare_if_protected(tasks, victim));
 	return victim;
 }
 
-static void kill_victim(struct container *c, struct member *victim, uint64_t limit)
+/* The victim and all that share its memory: it is freed when the last of them is gone. */
+static void kill_sharers(struct container *c, const struct tasks *tasks, const struct oom_task *victim)
 {
-	struct process_info info = {.name = "?"};
-	char resident[SIZE_TEXT_MAX], limit_text[SIZE_TEXT_MAX];
-	process_info_read(victim->pid, &info);
-	format_size(victim->resident << PAGE_SHIFT, resident);
-	format_size(limit << PAGE_SHIFT, limit_text);
-	log_error("out of memory in container %s: killed process %d (%s) holding %s: limit %s is reached and %s", c->config->name,
-		  victim->pid, info.name, resident, limit_text, why_text(atomic_load(&c->exhaustion)));
-	c->oom_victim = victim->pid;
-	member_kill(victim, SIGKILL);
-	stat_add(&c->stats, oom_kills, 1);
+	for (uint32_t i = 0; i < tasks->nr; i++) {
+		struct member *member = members_find(&c->members, tasks->items[i].pid);
+		if (!member || member->oom_killed || !share_memory(&tasks->items[i], victim) || pidfd_kill(member->pidfd, SIGKILL) < 0)
+			continue;
+		member->oom_killed = true;
+		stat_add(&c->stats, oom_kills, 1);
+	}
+	c->oom_killed_ns = container_now_ns();
 }
 
-/* The last victim still holds memory: its end is awaited before the next one is chosen. */
+static void kill_victim(struct container *c, struct tasks *tasks, const struct oom_task *chosen)
+{
+	const struct oom_task victim = *chosen; /* the report sorts them */
+	char why[128], resident[SIZE_TEXT_MAX], swapped[SIZE_TEXT_MAX];
+	describe_reason(c, why, sizeof(why));
+	kill_sharers(c, tasks, &victim);
+	oom_report_make(c, why, tasks->items, tasks->nr, tasks->total);
+	oom_report_log(c);
+	log_error("killed process %d (%s) of container %s, which held most: %s resident, %s swapped, oom_score_adj %d", victim.pid, victim.name,
+		  c->config->name, format_size(oom_resident(&victim) << PAGE_SHIFT, resident),
+		  format_size(victim.swapped << PAGE_SHIFT, swapped), victim.oom_score_adj);
+}
+
+/* A victim still holds memory, or its swap slots are not given back yet: its end is awaited before anything else is decided. */
 static bool victim_is_dying(struct container *c)
 {
-	struct member *victim = c->oom_victim ? members_find(&c->members, c->oom_victim) : NULL;
-	if (victim && victim->resident)
+	if (!c->oom_killed_ns)
+		return false;
+	container_upkeep(c);
+	bool dying = false;
+	for (uint32_t i = 0; i < c->members.nr; i++)
+		dying |= c->members.items[i].oom_killed && (c->members.items[i].resident || c->members.items[i].as);
+	if (dying && container_now_ns() - c->oom_killed_ns < DEATH_PATIENCE_NS)
 		return true;
-	c->oom_victim = 0;
+	/* What reclaim has stated is about the time before. */
+	c->oom_killed_ns = 0;
+	atomic_store(&c->exhaustion, EXHAUSTED_NOT);
+	reclaimer_kick(c->reclaimer);
 	return false;
 }
 
 /* Clean file pages can always be given back in principle: they alone are no reason to kill. */
-static bool is_over(const struct container *c, uint64_t limit)
+static bool is_over(const struct container *c)
 {
-	return c->members.resident - MIN_OF(c->members.file, c->members.resident) > limit;
+	return c->members.resident - MIN_OF(c->members.file, c->members.resident) > charge_limit((struct charge *)&c->charge);
+}
+
+/* A fork's pages count as shared, or not, until they are measured: nobody is killed for an estimate. */
+static bool is_over_when_measured(struct container *c)
+{
+	c->members.measured_ns = 0;
+	members_measure_sharing(&c->members, container_now_ns());
+	members_sample(&c->members);
+	return is_over(c);
 }
 
 /* A stall finds out whether nothing can be freed. */
@@ -99,23 +184,105 @@ static bool is_certain(struct container *c)
 	return c->oom_unsure >= UNSURE_STALLS;
 }
 
+/* One line, once; the report is kept for those who ask. */
+static void say_stopped(struct container *c, struct tasks *tasks)
+{
+	char why[128];
+	bool by_policy = c->config->oom == OOM_STOP;
+	const char *name = c->config->name;
+	describe_reason(c, why, sizeof(why));
+	oom_report_make(c, why, tasks->items, tasks->nr, tasks->total);
+	log_error("container %s is stopped: out of memory: %s%s (make room with `membox set %s --limit SIZE` or `membox swapon %s FILE`, or end it with "
+		  "`membox kill %s`)",
+		  name, why, by_policy ? "" : ", and no process is left that may be killed", name, name, name);
+}
+
+static void stop(struct container *c, struct tasks *tasks)
+{
+	int r = container_freeze(c, FREEZER_OOM);
+	if (r == 0) {
+		c->oom_freeze_since_ns = 0;
+		say_stopped(c, tasks);
+		return;
+	}
+	uint64_t now = container_now_ns();
+	if (!c->oom_freeze_since_ns)
+		c->oom_freeze_since_ns = now;
+	if (now - c->oom_freeze_since_ns < FREEZE_PATIENCE_NS || c->oom_freeze_said)
+		return;
+	c->oom_freeze_said = true;
+	log_error("container %s is out of memory and cannot be stopped: it goes over its limit: %s", c->config->name, strerror(-r));
+}
+
+static void decide(struct container *c)
+{
+	struct tasks tasks;
+	if (look_at_all(c, &tasks) < 0)
+		return;
+	struct oom_task *victim = c->config->oom == OOM_KILL ? choose_victim(&tasks) : NULL;
+	if (victim)
+		kill_victim(c, &tasks, victim);
+	else if (!container_is_stopped(c))
+		stop(c, &tasks);
+	free(tasks.items);
+}
+
+/* All are held for the measurement where that is possible: it takes a while, and what forks or ends in it would be counted twice or not at all. */
+static void measure_and_decide(struct container *c)
+{
+	struct hold hold;
+	hold_members(c, &hold);
+	bool over = is_over_when_measured(c);
+	hold_release(&hold);
+	if (over)
+		decide(c);
+}
+
 void container_consider_oom(struct container *c)
 {
-	uint64_t limit = charge_limit(&c->charge);
-	if (atomic_load(&c->exhaustion) == EXHAUSTED_NOT || !is_over(c, limit) || victim_is_dying(c)) {
+	if (victim_is_dying(c) || atomic_load(&c->exhaustion) == EXHAUSTED_NOT || !is_over(c)) {
 		c->oom_since_ns = 0;
 		return;
 	}
 	if (!c->oom_since_ns)
 		c->oom_since_ns = container_now_ns();
-	if (!is_certain(c) || atomic_load(&c->exhaustion) == EXHAUSTED_NOT || !is_over(c, limit))
+	if (!is_certain(c) || atomic_load(&c->exhaustion) == EXHAUSTED_NOT || !is_over(c))
 		return;
 	/* There is memory to evict, only its owner could not be reached yet: on a busy machine that takes a while. */
 	if (c->swap && container_may_adopt_more(c) && container_now_ns() - c->oom_since_ns < ADOPTION_PATIENCE_NS)
 		return;
 	c->oom_unsure = 0;
 	c->oom_since_ns = 0;
-	struct member *victim = choose_victim(c, limit);
-	if (victim)
-		kill_victim(c, victim, limit);
+	measure_and_decide(c);
+}
+
+bool container_is_stopped(const struct container *c)
+{
+	return container_is_frozen_by(c, FREEZER_OOM);
+}
+
+static void go_on(struct container *c)
+{
+	container_thaw(c, FREEZER_OOM);
+	log_error("container %s goes on: it has room again", c->config->name);
+}
+
+/*
+ * The owner may have raised the limit, added swap (then everything has to be reached for the first time), ended a process, or, where only the protected were
+ * left, made one eligible.
+ */
+void container_reconsider_oom(struct container *c)
+{
+	if (!container_is_stopped(c))
+		return;
+	if (is_over(c) && c->swap && c->parking == PARKING_NOT)
+		hold_reach_everything(c, c->frozen);
+	if (!is_over(c)) {
+		go_on(c);
+		return;
+	}
+	if (c->config->oom == OOM_KILL)
+		decide(c);
+	if (c->oom_killed_ns)
+		go_on(c);
 }

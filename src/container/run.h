@@ -5,12 +5,19 @@
 
 struct container_service;
 
+/* What is done when the container is over its limit and nothing can leave memory. */
+enum oom_policy {
+	OOM_KILL, /* the process that holds most is killed */
+	OOM_STOP, /* all stand still until there is room */
+};
+
 struct run_config {
 	const char *name;          /* container name */
 	uint64_t limit_bytes;
 	const char *swap_path;     /* NULL: none (--no-swap) */
 	bool swap_is_default;      /* made for this run: removed at its end */
 	uint64_t swap_size_bytes;  /* 0: as the file system gives */
+	enum oom_policy oom;
 	const char *stats_path;    /* NULL: none; JSON written at the end */
 	bool detach;               /* return when the program has been started; it has a session of its own and reads /dev/null */
 	char **argv;               /* program and arguments, NULL terminated */

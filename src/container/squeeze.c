@@ -7,7 +7,6 @@
 #include "container/hold.h"
 #include "container/reclaimer.h"
 
-#define WORTH_ADOPTING 64 /* anonymous pages of a member */
 #define FREEZE_PATIENCE_NS 5000000000ull
 #define STATEMENTS 2      /* the first may be about an earlier look */
 
@@ -33,15 +32,6 @@ static uint64_t reclaimed_pages(const struct container *c)
 	return stat_get(&c->stats, rss_reclaimed);
 }
 
-/* All that can be evicted is put under a userfaultfd, and file pages are let go of. */
-static void reach_everything(struct container *c, const struct hold *hold)
-{
-	c->adopt_threshold = WORTH_ADOPTING;
-	hold_expire_removed(c, hold);
-	hold_cover(c, hold);
-	hold_drop_file_pages(c, hold);
-}
-
 int container_squeeze_begin(struct container *c, uint64_t bytes, struct squeeze *ret_squeeze)
 {
 	uint64_t usage = charge_usage(&c->charge), pages = MIN_OF(bytes >> PAGE_SHIFT, usage);
@@ -51,7 +41,7 @@ int container_squeeze_begin(struct container *c, uint64_t bytes, struct squeeze 
 	*ret_squeeze = (struct squeeze){.want = pages, .begun = reclaimed_pages(c)};
 	if (!c->frozen) {
 		hold_members(c, &hold);
-		reach_everything(c, &hold);
+		hold_reach_everything(c, &hold);
 		hold_release(&hold);
 	}
 	ret_squeeze->seq = atomic_load(&c->exhausted_seq);
@@ -92,20 +82,20 @@ int container_park_begin(struct container *c)
 static void end_parking(struct container *c)
 {
 	atomic_store(&c->squeeze_to, NO_SQUEEZE);
-	container_thaw(c);
+	container_thaw(c, FREEZER_PARK);
 	c->parking = PARKING_NOT;
 }
 
 static int park_hold(struct container *c)
 {
-	int r = container_freeze(c);
+	int r = container_freeze(c, FREEZER_PARK);
 	if (r < 0 && container_now_ns() - c->park_since_ns > FREEZE_PATIENCE_NS) {
 		end_parking(c);
 		return -ETIMEDOUT;
 	}
 	if (r < 0)
 		return -EINPROGRESS;
-	reach_everything(c, c->frozen);
+	hold_reach_everything(c, c->frozen);
 	c->park_seq = atomic_load(&c->exhausted_seq);
 	c->parking = PARKING_EVICTS;
 	atomic_store(&c->squeeze_to, 0);

@@ -17,6 +17,7 @@
 #define MIN_INTERVAL_NS 200000ull
 #define MAX_INTERVAL_NS 50000000ull
 #define FROZEN_INTERVAL_NS 5000000ull
+#define STOPPED_INTERVAL_NS 100000000ull /* whoever makes room by a verb wakes us; this is for a process that was ended and a disk that was cleared */
 #define QUIET_TICKS 50               /* ticks without change before the interval grows */
 #define REFRESH_NS 20000000ull       /* the member tree is walked at least this often ... */
 #define REFRESH_CLOSED_NS 4000000ull /* ... when it matters ... */
@@ -167,9 +168,10 @@ uint64_t container_room(const struct container *c, uint64_t limit, uint64_t usua
 static uint64_t tick_frozen(struct container *c, uint64_t usage)
 {
 	uint64_t limit = charge_limit(&c->charge);
+	container_reconsider_oom(c);
 	if (usage + container_room(c, limit, clock_watermarks(limit).start) > limit)
 		reclaimer_kick(c->reclaimer);
-	return FROZEN_INTERVAL_NS;
+	return container_is_stopped(c) && atomic_load(&c->exhaustion) != EXHAUSTED_NOT ? STOPPED_INTERVAL_NS : FROZEN_INTERVAL_NS;
 }
 
 static uint64_t next_interval(struct container *c, uint64_t usage)

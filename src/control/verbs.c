@@ -39,7 +39,7 @@ static const char *state_name(const struct container *c)
 		return "ending";
 	if (c->parking != PARKING_NOT)
 		return c->parking == PARKING_DONE ? "parked" : "parking";
-	return c->frozen ? "stopped" : "running";
+	return container_is_stopped(c) ? "stopped" : "running";
 }
 
 static json_object *command_of(const struct container *c)
@@ -111,7 +111,7 @@ static int begin_stat(struct request *request, struct container *c)
 	for (uint32_t i = 0; i < c->members.nr; i++)
 		json_object_array_add(members, member_object(&c->members.items[i]));
 	json_object_object_add(request->reply, "members", members);
-	add_text(request->reply, "oom_report", NULL);
+	add_text(request->reply, "oom_report", container_oom_report(c));
 	return 0;
 }
 

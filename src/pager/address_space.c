@@ -276,6 +276,16 @@ uint64_t address_space_drop_clean_slots(struct address_space *as)
 	return drop.dropped;
 }
 
+struct page_counts address_space_count(struct address_space *as)
+{
+	lock_take(&as->layout);
+	struct page_counts counts = {.active = shadow_active(as->shadow),
+				     .pinned = shadow_pinned(as->shadow),
+				     .swapped = shadow_count(as->shadow, STATE_SWAPPED) + shadow_count(as->shadow, STATE_STAGED)};
+	lock_drop(&as->layout);
+	return counts;
+}
+
 static void expire_removed(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context)
 {
 	if (entry & ENTRY_REMOVED)

@@ -99,5 +99,15 @@ void address_space_forget(struct address_space *as, remote_addr_t start, remote_
 /* Takes all slots that resident pages keep in case they stay clean. Returns how many. For a full swap file. */
 uint64_t address_space_drop_clean_slots(struct address_space *as);
 
+/* Pages by what the table knows of them. */
+struct page_counts {
+	uint64_t active;  /* resident, and came back soon after an eviction */
+	uint64_t pinned;
+	uint64_t swapped; /* in a slot, or on the way there; pages of zeros hold none */
+};
+
+/* Any thread with a reference; takes the layout lock. */
+struct page_counts address_space_count(struct address_space *as);
+
 /* No thread is inside madvise (the world is stopped): what a REMOVE event flagged may be evicted again. */
 void address_space_expire_removed(struct address_space *as);

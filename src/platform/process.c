@@ -146,6 +146,28 @@ int process_memory_read(pid_t pid, struct process_memory *ret)
 	return 0;
 }
 
+/* The value of a line "KEY: N kB" in pages, rounded up; 0 when there is no such line. */
+static uint64_t status_pages(const char *text, const char *key)
+{
+	const char *line = strstr(text, key);
+
+	return line ? ((strtoull(line + strlen(key), NULL, 10) << 10) + PAGE_BYTES - 1) >> PAGE_SHIFT : 0;
+}
+
+int process_residence_read(pid_t pid, struct process_residence *ret)
+{
+	char buf[4096];
+	ssize_t n = read_proc(pid, "status", buf, sizeof(buf));
+
+	if (n < 0)
+		return (int)n;
+	*ret = (struct process_residence){.anon = status_pages(buf, "\nRssAnon:"),
+					  .file = status_pages(buf, "\nRssFile:"),
+					  .shmem = status_pages(buf, "\nRssShmem:"),
+					  .tables = status_pages(buf, "\nVmPTE:")};
+	return 0;
+}
+
 int process_pss_read(pid_t pid, uint64_t *ret_pss_bytes)
 {
 	char buf[2048];

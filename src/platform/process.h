@@ -34,6 +34,14 @@ struct process_memory {
 /* /proc/PID/statm. -ESRCH when gone (also for zombies: all zero counts as 0 pages, not an error). */
 int process_memory_read(pid_t pid, struct process_memory *ret);
 
+struct process_residence { /* pages */
+	uint64_t anon, file, shmem; /* resident, by kind */
+	uint64_t tables;            /* page tables */
+};
+
+/* /proc/PID/status. All zero for a process that has no memory any more. 0 or -errno. */
+int process_residence_read(pid_t pid, struct process_residence *ret);
+
 /* /proc/PID/smaps_rollup: proportional set size in bytes; walks all pages, about 25 ns each. */
 int process_pss_read(pid_t pid, uint64_t *ret_pss_bytes);
 

@@ -1,0 +1,103 @@
+#include "container/oom_report.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/units.h"
+
+#define MAX_LINES 40 /* tasks listed; the others are summed up */
+
+static uint64_t kib(uint64_t pages)
+{
+	return pages << (PAGE_SHIFT - 10);
+}
+
+static void write_sums(struct container *c, FILE *out)
+{
+	char usage[SIZE_TEXT_MAX], most[SIZE_TEXT_MAX], limit[SIZE_TEXT_MAX];
+	struct page_counts all = {0};
+	for (struct address_space *as = c->spaces; as; as = as->next) {
+		struct page_counts one = address_space_count(as);
+		all.active += one.active;
+		all.pinned += one.pinned;
+	}
+	uint64_t file = MIN_OF(c->members.file, c->members.resident), anon = c->members.resident - file;
+	fprintf(out, "memory: usage %s, highest %s, limit %s, failcnt %llu, reclaimed %llu pages\n",
+		format_size(c->members.resident << PAGE_SHIFT, usage), format_size(c->charge.max_usage << PAGE_SHIFT, most),
+		format_size(charge_limit(&c->charge) << PAGE_SHIFT, limit), (unsigned long long)c->charge.failcnt,
+		(unsigned long long)stat_get(&c->stats, rss_reclaimed));
+	fprintf(out, "lists: anonymous %llu KiB (active %llu, inactive %llu, unevictable %llu), files %llu KiB\n",
+		(unsigned long long)kib(anon), (unsigned long long)kib(all.active),
+		(unsigned long long)kib(anon - MIN_OF(all.active + all.pinned, anon)), (unsigned long long)kib(all.pinned),
+		(unsigned long long)kib(file));
+	if (!c->swap) {
+		fprintf(out, "swap: none\n");
+		return;
+	}
+	fprintf(out, "swap: used %s of %s\n", format_size(swap_used_slots(c->swap) * PAGE_BYTES, usage),
+		format_size(swap_total_slots(c->swap) * PAGE_BYTES, limit));
+}
+
+static uint64_t total_for_sorting; /* qsort has no context; container thread only */
+
+static int by_badness(const void *a, const void *b)
+{
+	int64_t badness_a = oom_badness(a, total_for_sorting), badness_b = oom_badness(b, total_for_sorting);
+	return badness_a > badness_b ? -1 : badness_a < badness_b;
+}
+
+static void write_tasks(FILE *out, const struct oom_task *tasks, uint32_t nr)
+{
+	uint64_t rest = 0;
+	fprintf(out, "%8s %12s %12s %10s %10s %10s %13s  name\n", "pid", "resident KiB", "anonymous", "files", "swapped", "tables",
+		"oom_score_adj");
+	for (uint32_t i = 0; i < nr; i++) {
+		const struct oom_task *t = &tasks[i];
+		if (i >= MAX_LINES) {
+			rest += oom_resident(t) + t->swapped;
+			continue;
+		}
+		fprintf(out, "%8d %12llu %12llu %10llu %10llu %10llu %13d  %s\n", t->pid, (unsigned long long)kib(oom_resident(t)),
+			(unsigned long long)kib(t->anon), (unsigned long long)kib(t->file + t->shmem), (unsigned long long)kib(t->swapped),
+			(unsigned long long)kib(t->tables), t->oom_score_adj, t->name);
+	}
+	if (nr > MAX_LINES)
+		fprintf(out, "and %u more tasks, with %llu KiB resident or swapped\n", nr - MAX_LINES, (unsigned long long)kib(rest));
+}
+
+void oom_report_make(struct container *c, const char *why, struct oom_task *tasks, uint32_t nr, uint64_t total_pages)
+{
+	char *text = NULL;
+	size_t size = 0;
+	FILE *out = open_memstream(&text, &size);
+	free(c->oom_report);
+	c->oom_report = NULL;
+	if (!out)
+		return;
+	total_for_sorting = total_pages;
+	qsort(tasks, nr, sizeof(*tasks), by_badness);
+	fprintf(out, "out of memory in container %s: %s\n", c->config->name, why);
+	write_sums(c, out);
+	write_tasks(out, tasks, nr);
+	if (fclose(out) == 0)
+		c->oom_report = text;
+	else
+		free(text);
+}
+
+void oom_report_log(const struct container *c)
+{
+	for (const char *line = c->oom_report, *end; line && *line; line = end + 1) {
+		end = strchrnul(line, '\n');
+		log_error("%.*s", (int)(end - line), line);
+		if (!*end)
+			break;
+	}
+}
+
+const char *container_oom_report(const struct container *c)
+{
+	return c->oom_report;
+}
