@@ -111,6 +111,15 @@ static int visit_tree(const struct refresh *r, pid_t parent, int depth)
 	return result;
 }
 
+/*
+ * One that the walk did not meet may only have changed its place: its parent ended while the walk was below it, and it became the child of
+ * a reaper that had been asked before.
+ */
+static bool has_ended(const struct member *member)
+{
+	return member->pidfd < 0 || pidfd_has_exited(member->pidfd);
+}
+
 int members_refresh(struct members *members, pid_t root, bool (*is_agent)(pid_t pid, void *context),
 		    void (*gone)(struct member *member, void *context), void *context)
 {
@@ -121,7 +130,7 @@ int members_refresh(struct members *members, pid_t root, bool (*is_agent)(pid_t 
 	int result = visit_tree(&r, root, 0);
 	for (uint32_t i = 0; result == 0 && i < members->nr;) {
 		struct member *member = &members->items[i];
-		if (member->present) {
+		if (member->present || !has_ended(member)) {
 			i++;
 			continue;
 		}

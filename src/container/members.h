@@ -41,7 +41,7 @@ void members_init(struct members *members);
 void members_release(struct members *members);
 
 /*
- * Walks the tree below root. is_agent tells own helpers apart. gone is called for each member that has left, before it is
+ * Walks the tree below root. is_agent tells own helpers apart. gone is called for each member that has ended, before it is
  * forgotten. Returns the number of members or -errno.
  */
 int members_refresh(struct members *members, pid_t root, bool (*is_agent)(pid_t pid, void *context),
