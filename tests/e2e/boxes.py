@@ -5,6 +5,7 @@ Environment:
   MEMBOX_VICTIMS     folder of the victims (default: tests/victims beside the binary)
   MEMBOX_TEST_TIMEOUT  seconds until a run counts as a hang
   MEMBOX_TEST_FOLDER   where files and swap files of the tests lie (default /var/tmp; not a tmpfs)
+  MEMBOX_TEST_OPTIONS  more options of `membox run` for every box, for example --isolate
   MEMBOX_TEST_SCALE  "ci" (default) or "full": the sizes of the acceptance list
 """
 import collections
@@ -25,6 +26,7 @@ MIB = 1 << 20
 BARE = os.environ.get("MEMBOX") == "none"
 MEMBOX = pathlib.Path(os.environ.get("MEMBOX_BIN") or (os.environ.get("MEMBOX") if not BARE else None) or ROOT / "build/membox").absolute()
 VICTIMS = pathlib.Path(os.environ.get("MEMBOX_VICTIMS") or MEMBOX.parent / "tests/victims").absolute()
+OPTIONS = os.environ.get("MEMBOX_TEST_OPTIONS", "").split()
 FULL = os.environ.get("MEMBOX_TEST_SCALE", "ci") == "full"
 PYTHON = "/usr/bin/python3"
 TIMEOUT_S = float(os.environ.get("MEMBOX_TEST_TIMEOUT", 1800 if FULL else 150))
@@ -215,7 +217,7 @@ class Boxes:
         """The whole command line of a box. limit in bytes or as text."""
         if BARE:
             return [str(word) for word in program]
-        words = [str(MEMBOX), "run", "--limit", str(limit)]
+        words = [str(MEMBOX), "run", "--limit", str(limit), *OPTIONS]
         if "--no-swap" not in args:
             words += ["--swap", str(swap or self.new_path("swap"))]
         if stats:
