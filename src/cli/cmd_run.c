@@ -27,6 +27,7 @@ static const char usage[] =
 	"  --no-swap         no swap file: over the limit the container's OOM killer decides\n"
 	"  --oom POLICY      out of memory: 'kill' the process that holds most (default), or 'stop' all until there is room\n"
 	"  --name NAME       name of the container (default: the program's name and a number)\n"
+	"  --isolate         in PID, IPC and mount namespaces of its own: sees only its own processes and shared memory\n"
 	"  --stats FILE      write figures as JSON at the end\n"
 	"  --help            print this\n"
 	"\n"
@@ -40,6 +41,7 @@ enum run_option {
 	OPT_SWAP_SIZE,
 	OPT_NO_SWAP,
 	OPT_OOM,
+	OPT_ISOLATE,
 	OPT_STATS,
 	OPT_END,
 };
@@ -51,12 +53,13 @@ static const struct option options[] = {
 	{"swap-size", required_argument, NULL, OPT_SWAP_SIZE},
 	{"no-swap", no_argument, NULL, OPT_NO_SWAP},
 	{"oom", required_argument, NULL, OPT_OOM},
+	{"isolate", no_argument, NULL, OPT_ISOLATE},
 	{"stats", required_argument, NULL, OPT_STATS},
 	{"help", no_argument, NULL, 'h'},
 	{0},
 };
 
-/* The texts as given, indexed by option; NULL: not given. --no-swap holds "". */
+/* The texts as given, indexed by option; NULL: not given. An option without value holds "". */
 struct run_request {
 	const char *text[OPT_END - OPT_NAME];
 	char **program;
@@ -248,6 +251,7 @@ int cmd_run(int argc, char **argv)
 		if (!swap_path)
 			return EXIT_MEMBOX_FAILED;
 	}
+	config.isolate = given(&request, OPT_ISOLATE);
 	config.stats_path = given(&request, OPT_STATS);
 	config.argv = request.program;
 	return container_run(&config);

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "container/container.h"
@@ -13,7 +14,7 @@
 bool container_is_agent(pid_t pid, void *context)
 {
 	struct container *c = context;
-	bool found = false;
+	bool found = pid == c->isolation.init;
 	lock_take(&c->spaces_lock);
 	for (struct address_space *as = c->spaces; as && !found; as = as->next)
 		found = as->agent && as->agent->pid == pid;
@@ -23,6 +24,13 @@ bool container_is_agent(pid_t pid, void *context)
 	/* One that was let go and has not ended yet; its name says what it is, its memory was never the container's own. */
 	struct process_info info;
 	return process_info_read(pid, &info) == 0 && !strcmp(info.name, "membox-agent");
+}
+
+/* What init has inherited comes last: what changes its place during the walk goes there. */
+int container_refresh_members(struct container *c)
+{
+	const pid_t roots[] = {getpid(), c->isolation.init};
+	return members_refresh(&c->members, roots, c->isolation.init ? 2 : 1, container_is_agent, container_member_gone, c);
 }
 
 static void add_space(struct container *c, struct address_space *as)

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 
+#include "container/isolate.h"
 #include "container/members.h"
 #include "container/run.h"
 #include "pager/address_space.h"
@@ -47,6 +48,7 @@ struct container {
 	struct swap *swap; /* NULL: none; changed only while the reclaim thread is stopped */
 	_Atomic bool swap_leaves; /* swapoff is under way: nothing is evicted */
 	struct members members;
+	struct isolation isolation; /* init 0: there is none (any more) */
 
 	struct lock spaces_lock; /* LOCK_CONTAINER + nothing else held: the list of adopted address spaces */
 	struct address_space *spaces;
@@ -137,6 +139,9 @@ void container_upkeep(struct container *c);
 
 /* A member has left. */
 void container_member_gone(struct member *member, void *context);
+/* Walks the member tree; see members_refresh. Container thread. */
+int container_refresh_members(struct container *c);
+
 bool container_is_agent(pid_t pid, void *context);
 
 /*

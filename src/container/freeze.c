@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "container/container.h"
 #include "container/hold.h"
@@ -12,11 +11,11 @@ static int hold_all(struct container *c)
 	struct hold *hold = calloc(1, sizeof(*hold));
 	if (!hold)
 		return -ENOMEM;
-	members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c);
+	container_refresh_members(c);
 	hold_members(c, hold);
 	/* A child that was forked between the walk and the hold runs on: it is seen by another walk now that nobody can fork. */
 	uint32_t known = c->members.nr;
-	if (hold->complete && members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c) > (int)known)
+	if (hold->complete && container_refresh_members(c) > (int)known)
 		hold->complete = false;
 	if (!hold->complete) {
 		hold_release(hold);

@@ -91,23 +91,37 @@ static _Noreturn void exec_program(const struct run_config *config, const struct
 	_exit(127);
 }
 
-/* 0 with c->program set, or the errno of the failed exec as a negative number. */
-static int start_program(struct container *c, const struct start_state *start)
+/* As fork; a failure has been logged. */
+static pid_t fork_program(struct container *c)
+{
+	struct isolate_failure failure;
+	pid_t pid = c->config->isolate ? isolate_fork(&c->isolation, &failure) : fork();
+	if (pid < 0 && c->config->isolate)
+		log_error("--isolate: %s", failure.text);
+	else if (pid < 0)
+		log_error("cannot start a process: %s", strerror(errno));
+	return pid;
+}
+
+/* What is to be reported: REPORT_STARTED with c->program set, or why not. */
+static struct report start_program(struct container *c, const struct start_state *start)
 {
 	int failure[2], error = 0;
 	if (pipe2(failure, O_CLOEXEC) < 0)
-		return -errno;
-	pid_t pid = fork();
+		return (struct report){REPORT_FAILED, 0};
+	pid_t pid = fork_program(c);
 	if (pid == 0)
 		exec_program(c->config, start, failure[1]);
-	if (pid < 0)
-		error = errno;
 	close(failure[1]);
-	if (pid > 0 && read(failure[0], &error, sizeof(error)) == (ssize_t)sizeof(error))
+	if (pid > 0 && read(failure[0], &error, sizeof(error)) == (ssize_t)sizeof(error)) {
 		waitpid(pid, NULL, 0);
+		isolate_release(&c->isolation);
+	}
 	close(failure[0]);
+	if (pid < 0)
+		return (struct report){REPORT_FAILED, 0};
 	c->program = pid;
-	return -error;
+	return error ? (struct report){REPORT_EXEC_FAILED, error} : (struct report){REPORT_STARTED, pid};
 }
 
 /* The terminal's descriptors belong to the program: a pipe must see its end when the program closes it. stderr stays for messages. */
@@ -124,10 +138,18 @@ static void leave_terminal(void)
 	setsid();
 }
 
+static void init_ended(struct container *c)
+{
+	c->isolation.init = 0;
+	if (!c->program_ended)
+		container_kill(c, "pid 1 of its namespaces was killed");
+}
+
 static void program_ended(struct container *c, const siginfo_t *info)
 {
 	c->program_ended = true;
 	c->exit_status = info->si_code == CLD_EXITED ? info->si_status : EXIT_SIGNAL_BASE + info->si_status;
+	isolate_drain(&c->isolation);
 }
 
 /*
@@ -146,18 +168,24 @@ static void reap_children(struct keeper *k)
 			return;
 		if (waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WSTOPPED | WNOHANG | __WALL) < 0)
 			continue;
+		bool ended = info.si_code == CLD_EXITED || info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED;
+		if (info.si_pid == c->isolation.init && ended)
+			init_ended(c);
 		if (info.si_pid != c->program)
 			continue;
 		if (info.si_code == CLD_STOPPED)
 			report(k, REPORT_STOPPED, info.si_status);
-		else if (info.si_code == CLD_EXITED || info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED)
+		else if (ended)
 			program_ended(c, &info);
 	}
 }
 
+/* With init everything inside goes at once. The agents too: our userfaultfds keep what is out from being read as zeros. */
 static void kill_members(struct container *c)
 {
-	members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c);
+	if (c->isolation.init)
+		kill(c->isolation.init, SIGKILL);
+	container_refresh_members(c);
 	for (uint32_t i = 0; i < c->members.nr; i++)
 		member_kill(&c->members.items[i], SIGKILL);
 }
@@ -191,12 +219,12 @@ static void wait_for_work(struct keeper *k, uint64_t timeout_ns)
 		reap_children(k);
 }
 
-/* True when the program has ended and none of its descendants is left. */
+/* True when the program has ended and none of its descendants is left: init, which has inherited them, knows best. */
 static bool is_empty(struct container *c)
 {
 	if (!c->program_ended)
 		return false;
-	return members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c) == 0;
+	return c->config->isolate ? !c->isolation.init : container_refresh_members(c) == 0;
 }
 
 /* What comes from outside; returns when it wants to be asked again. */
@@ -236,6 +264,7 @@ static int prepare(struct keeper *k, const struct run_config *config, struct swa
 	c->config = config;
 	c->swap = swap;
 	c->swap_is_default = config->swap_is_default;
+	c->isolation = (struct isolation){.lifeline = -1, .proc = -1};
 	atomic_store(&c->squeeze_to, NO_SQUEEZE);
 	members_init(&c->members);
 	lock_init(&c->spaces_lock, LOCK_SPACES);
@@ -253,7 +282,10 @@ static int start_threads(struct container *c)
 {
 	struct pager_callbacks callbacks = {
 		.forked = on_forked, .need_reclaim = on_need_reclaim, .fatal = on_fatal, .context = c};
-	int r = pager_init(&c->pager, c->swap, &c->stats, &c->charge, &callbacks);
+	bool isolated = c->config->isolate;
+	struct pager_home home = {.proc = isolated ? c->isolation.proc : open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC),
+				  .reaper = isolated ? c->isolation.init : getpid()};
+	int r = home.proc < 0 ? -errno : pager_init(&c->pager, c->swap, &c->stats, &c->charge, &home, &callbacks);
 	return r < 0 ? r : reclaimer_start(c, &c->reclaimer);
 }
 
@@ -292,6 +324,7 @@ static void shut_down(struct keeper *k)
 		address_space_put(as);
 	}
 	pager_release(&c->pager);
+	isolate_release(&c->isolation);
 	members_release(&c->members);
 	free(steal_pointer(c->oom_report));
 	if (c->swap && !swap_check(c->swap))
@@ -315,14 +348,12 @@ void keeper_main(const struct run_config *config, struct swap *swap, const struc
 		report(k, REPORT_FAILED, 0);
 		return;
 	}
-	r = start_program(&k->container, start);
-	if (r < 0) {
-		if (swap)
-			swap_close(swap, config->swap_is_default || swap_was_created(swap));
-		report(k, REPORT_EXEC_FAILED, -r);
+	struct report started = start_program(&k->container, start);
+	if (started.kind != REPORT_STARTED && swap)
+		swap_close(swap, config->swap_is_default || swap_was_created(swap));
+	report(k, (enum report_kind)started.kind, started.value);
+	if (started.kind != REPORT_STARTED)
 		return;
-	}
-	report(k, REPORT_STARTED, k->container.program);
 	leave_terminal();
 	r = start_threads(&k->container);
 	if (r < 0) {

@@ -120,14 +120,16 @@ static bool has_ended(const struct member *member)
 	return member->pidfd < 0 || pidfd_has_exited(member->pidfd);
 }
 
-int members_refresh(struct members *members, pid_t root, bool (*is_agent)(pid_t pid, void *context),
+int members_refresh(struct members *members, const pid_t *roots, uint32_t nr_roots, bool (*is_agent)(pid_t pid, void *context),
 		    void (*gone)(struct member *member, void *context), void *context)
 {
 	struct refresh r = {members, is_agent, context};
 	lock_take(&members->lock);
 	for (uint32_t i = 0; i < members->nr; i++)
 		members->items[i].present = false;
-	int result = visit_tree(&r, root, 0);
+	int result = 0;
+	for (uint32_t i = 0; i < nr_roots && result == 0; i++)
+		result = visit_tree(&r, roots[i], 0);
 	for (uint32_t i = 0; result == 0 && i < members->nr;) {
 		struct member *member = &members->items[i];
 		if (member->present || !has_ended(member)) {

@@ -41,10 +41,10 @@ void members_init(struct members *members);
 void members_release(struct members *members);
 
 /*
- * Walks the tree below root. is_agent tells own helpers apart. gone is called for each member that has ended, before it is
+ * Walks the trees below the roots. is_agent tells own helpers apart. gone is called for each member that has ended, before it is
  * forgotten. Returns the number of members or -errno.
  */
-int members_refresh(struct members *members, pid_t root, bool (*is_agent)(pid_t pid, void *context),
+int members_refresh(struct members *members, const pid_t *roots, uint32_t nr_roots, bool (*is_agent)(pid_t pid, void *context),
 		    void (*gone)(struct member *member, void *context), void *context);
 
 /* Reads every member's figures; returns the usage in pages. */

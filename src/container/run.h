@@ -20,6 +20,7 @@ struct run_config {
 	enum oom_policy oom;
 	const char *stats_path;    /* NULL: none; JSON written at the end */
 	bool detach;               /* return when the program has been started; it has a session of its own and reads /dev/null */
+	bool isolate;              /* namespaces of its own, see isolate.h */
 	char **argv;               /* program and arguments, NULL terminated */
 	struct container_service *service; /* NULL: none */
 };

@@ -6,7 +6,6 @@
  */
 #include <stdio.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "container/container.h"
 #include "container/reclaimer.h"
@@ -65,7 +64,7 @@ static void refresh(struct container *c, uint64_t now)
 		return;
 	c->newest_pid = newest;
 	c->last_refresh_ns = now;
-	members_refresh(&c->members, getpid(), container_is_agent, container_member_gone, c);
+	container_refresh_members(c);
 	c->refresh_took_ns = container_now_ns() - now;
 }
 

@@ -35,7 +35,8 @@ struct agent_op {
 #define AGENT_MAX_OPS 1024
 
 struct agent {
-	pid_t pid;        /* the agent's own task; a child of the keeper where no other subreaper stands between */
+	pid_t pid;        /* the agent's own task; a child of agent_params.reaper where no other subreaper stands between */
+	pid_t inner_pid;  /* as the program's pid namespace numbers it, and as messages of the program's userfaultfd name it */
 	int pidfd;        /* of the agent */
 	int uffd;         /* the program's ranges, UFFD_PROGRAM_FEATURES, non-blocking; owned by the caller after agent_create */
 	int stage_uffd;   /* stage 2 only, no event features */
@@ -57,6 +58,7 @@ struct agent_params {
 	 */
 	int inherited_uffd;
 	remote_addr_t sentinel;
+	pid_t reaper; /* who gets the program's orphans and knows an agent for what it is; 0: this process */
 };
 
 /*

@@ -31,6 +31,7 @@
 #define STACK_BYTES (4 * PAGE_BYTES)
 #define AGENT_SPIN_US 60
 #define BOOT_TIMEOUT_MS 5000
+#define MAX_SIBLINGS 256 /* children of the reaper in which the agent is looked for first */
 #define DEATH_TIMEOUT_MS 2000
 
 /* The agent's code, as the linker gathered it (agent_blob.c and agent_entry.S). */
@@ -236,13 +237,13 @@ static void kill_agent(struct agent *agent)
  * True when another subreaper, a process of the container or the program itself, has become the agent's parent: it would meet a child
  * that it has not made.
  */
-static bool is_strange_child(pid_t program, pid_t agent)
+static bool is_strange_child(pid_t program, pid_t agent, pid_t reaper)
 {
 	struct process_info info;
 	bool between = false;
 	pid_t parent, p;
 
-	if (process_info_read(agent, &info) < 0 || info.parent == getpid())
+	if (process_info_read(agent, &info) < 0 || info.parent == getpid() || info.parent == reaper)
 		return false;
 	parent = info.parent;
 	for (p = program; p > 1 && p != getpid(); p = info.parent) {
@@ -253,7 +254,7 @@ static bool is_strange_child(pid_t program, pid_t agent)
 	return between && (p == getpid() || parent == program);
 }
 
-/* The pid that a process has in its innermost pid namespace, or 0. */
+/* The pid that a process has in its innermost pid namespace; 0: it is gone. */
 static pid_t innermost_pid(pid_t pid)
 {
 	_cleanup_fclose_ FILE *f = NULL;
@@ -264,25 +265,37 @@ static pid_t innermost_pid(pid_t pid)
 	while (f && fgets(line, sizeof(line), f))
 		if (strncmp(line, "NSpid:", 6) == 0)
 			return (pid_t)strtol(strrchr(line, '\t'), NULL, 10);
-	return 0;
+	return f ? pid : 0; /* a kernel without pid namespaces */
+}
+
+/* True when p is the task that the program knows as inner and with which it shares its memory. */
+static bool is_sharer(pid_t p, pid_t program, pid_t inner)
+{
+	return p > 0 && p != program && innermost_pid(p) == inner && process_same_memory(p, program) == 1;
 }
 
 /*
- * Our name for the task that the program knows as pid and with which it shares its memory: the same number, unless the program lives in
- * a pid namespace of its own. The number came through the program's memory, so it is checked in any case.
+ * Our number for the task that the program knows as inner: the same, unless the program lives in a pid namespace of its own. Then it is
+ * looked for where it should be, and at last everywhere. The number came through the program's memory, so it is checked in any case.
  */
-static pid_t find_sharer(pid_t program, pid_t pid)
+static pid_t find_sharer(pid_t program, pid_t inner, pid_t reaper)
 {
 	_cleanup_closedir_ DIR *proc = NULL;
+	pid_t children[MAX_SIBLINGS];
 	struct dirent *entry;
+	int nr;
 
-	if (pid != program && process_same_memory(pid, program) == 1)
-		return pid;
+	if (is_sharer(inner, program, inner))
+		return inner;
+	nr = reaper ? process_children(reaper, children, MAX_SIBLINGS) : 0;
+	for (int i = nr - 1; i >= 0; i--) /* the newest is the last */
+		if (is_sharer(children[i], program, inner))
+			return children[i];
 	proc = opendir("/proc");
 	while (proc && (entry = readdir(proc))) {
 		pid_t p = (pid_t)strtol(entry->d_name, NULL, 10);
 
-		if (p > 0 && p != program && innermost_pid(p) == pid && process_same_memory(p, program) == 1)
+		if (is_sharer(p, program, inner))
 			return p;
 	}
 	return -ESRCH;
@@ -294,7 +307,8 @@ static int adopt_child(struct birth *birth, long pid)
 
 	if (pid < 0)
 		return (int)pid;
-	agent->pid = find_sharer(birth->memory, (pid_t)pid);
+	agent->inner_pid = (pid_t)pid;
+	agent->pid = find_sharer(birth->memory, agent->inner_pid, birth->params->reaper);
 	if (agent->pid < 0)
 		return agent->pid;
 	agent->pidfd = pidfd_open_process(agent->pid);
@@ -319,7 +333,7 @@ static int make_task(struct birth *birth)
 	if (program_is_subreaper(birth))
 		return adopt_child(birth, clone_direct(birth));
 	r = adopt_child(birth, clone_orphan(birth));
-	if (r < 0 || !is_strange_child(world_pid(birth->world), birth->agent->pid))
+	if (r < 0 || !is_strange_child(world_pid(birth->world), birth->agent->pid, birth->params->reaper))
 		return r;
 	kill_agent(birth->agent);
 	r = process_write(birth->memory, birth->boot_page, &birth->boot, sizeof(birth->boot));

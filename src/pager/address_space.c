@@ -96,7 +96,8 @@ int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage
 {
 	struct agent_params params = {.stage_pages = stage_pages,
 				      .inherited_uffd = inherited ? inherited->uffd : -1,
-				      .sentinel = inherited ? inherited->sentinel : 0};
+				      .sentinel = inherited ? inherited->sentinel : 0,
+				      .reaper = pager->home.reaper};
 	struct agent *agent;
 	int r = agent_create(world, &params, &agent, ret_what);
 	if (r < 0)

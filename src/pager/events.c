@@ -1,5 +1,6 @@
 #include "pager/events.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -98,17 +99,19 @@ void events_apply(struct address_space *as, const struct uffd_msg *msg)
 	}
 }
 
-void events_wipe_on_fork(struct address_space *child, pid_t tid)
+void events_wipe_on_fork(struct address_space *child, pid_t inner_tid)
 {
 	char path[64], line[512];
 	unsigned long long start = 0, end = 0;
 	child->wipe_unchecked = false;
-	snprintf(path, sizeof(path), "/proc/%d/smaps", tid);
-	_cleanup_fclose_ FILE *smaps = fopen(path, "re");
+	snprintf(path, sizeof(path), "%d/smaps", inner_tid);
+	_cleanup_close_ int fd = openat(child->pager->home.proc, path, O_RDONLY | O_CLOEXEC);
+	_cleanup_fclose_ FILE *smaps = fd < 0 ? NULL : fdopen(fd, "r");
 	if (!smaps) {
-		log_debug("cannot read %s: a fork's child may see ranges that it asked to be wiped", path);
+		log_debug("cannot read /proc/%s: a fork's child may see ranges that it asked to be wiped", path);
 		return;
 	}
+	steal_fd(&fd);
 	while (fgets(line, sizeof(line), smaps)) {
 		unsigned long long a, b;
 		char rest;

@@ -12,4 +12,4 @@ void events_apply(struct address_space *as, const struct uffd_msg *msg);
  * Layout lock held. The first fault of a fork's child names its process: ranges under MADV_WIPEONFORK are empty in the child and their
  * entries, copied from the parent, are forgotten.
  */
-void events_wipe_on_fork(struct address_space *child, pid_t tid);
+void events_wipe_on_fork(struct address_space *child, pid_t inner_tid);

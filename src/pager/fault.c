@@ -118,7 +118,7 @@ static uint64_t prepare(struct fault_context *context, struct fault *fault, uint
 			pager->callbacks.need_reclaim(pager->callbacks.context);
 		return granted;
 	}
-	bool is_agent = as->agent && fault->tid == as->agent->pid;
+	bool is_agent = as->agent && fault->inner_tid == as->agent->inner_pid;
 	if (is_agent || (fault->counted && dry_seq != fault->dry_seq)) {
 		charge_prepare_forced(pager->charge, 1);
 		return 1;

@@ -34,7 +34,7 @@ struct fault_context {
 struct fault {
 	struct address_space *as;
 	remote_addr_t page;
-	pid_t tid;
+	pid_t inner_tid;
 	bool write;
 	bool counted;      /* this fault's wait for room is in failcnt already */
 	uint32_t dry_seq;  /* of the pager when the fault began to wait */

@@ -70,11 +70,11 @@ static void serve_fault(struct fault_thread *thread, struct address_space *as, c
 {
 	struct fault fault = {.as = as,
 			      .page = page_floor(msg->arg.pagefault.address),
-			      .tid = (pid_t)msg->arg.pagefault.feat.ptid,
+			      .inner_tid = (pid_t)msg->arg.pagefault.feat.ptid,
 			      .write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE};
 	stat_add(thread->pager->stats, faults, 1);
 	if (as->wipe_unchecked)
-		events_wipe_on_fork(as, fault.tid);
+		events_wipe_on_fork(as, fault.inner_tid);
 	if (entry_is_evicted(shadow_get(as->shadow, fault.page)))
 		stat_add(thread->pager->stats, refaults, 1);
 	if (fault_handle(&thread->context, &fault) == FAULT_DEFERRED) {

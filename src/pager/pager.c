@@ -8,10 +8,10 @@
 /* Batches in flight: enough to keep a disk busy while the next ones are captured. */
 #define NR_BATCHES 4
 
-int pager_init(struct pager *pager, struct swap *swap, struct stats *stats, struct charge *charge,
+int pager_init(struct pager *pager, struct swap *swap, struct stats *stats, struct charge *charge, const struct pager_home *home,
 	       const struct pager_callbacks *callbacks)
 {
-	*pager = (struct pager){.swap = swap, .stats = stats, .charge = charge, .callbacks = *callbacks};
+	*pager = (struct pager){.swap = swap, .stats = stats, .charge = charge, .home = *home, .callbacks = *callbacks};
 	return swap ? writeback_new(pager, NR_BATCHES, &pager->writeback) : 0;
 }
 

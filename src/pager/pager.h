@@ -17,6 +17,12 @@ struct writeback;
 
 #define PAGER_MAX_FAULT_THREADS 2
 
+/* The pid namespace of the members: the keeper's own, or one below it. */
+struct pager_home {
+	int proc;     /* its /proc: userfaultfd names threads by the numbers they have there */
+	pid_t reaper; /* gets the members' orphans: the keeper, or pid 1 of the namespace (by the keeper's number for it) */
+};
+
 struct pager_callbacks {
 	/* An adopted program forked: the child's address space (its process is not known yet). The callee takes the reference. */
 	void (*forked)(void *context, struct address_space *child);
@@ -33,6 +39,7 @@ struct pager {
 	struct stats *stats;
 	struct charge *charge;
 	struct pager_callbacks callbacks;
+	struct pager_home home;
 	struct fault_thread *threads[PAGER_MAX_FAULT_THREADS];
 	uint32_t nr_threads, next_thread;
 	_Atomic uint64_t evicted;  /* pages ever; the clock of refault distances */
@@ -40,7 +47,7 @@ struct pager {
 };
 
 /* 0 or -errno. swap may be NULL. Everything passed in outlives the pager. */
-int pager_init(struct pager *pager, struct swap *swap, struct stats *stats, struct charge *charge,
+int pager_init(struct pager *pager, struct swap *swap, struct stats *stats, struct charge *charge, const struct pager_home *home,
 	       const struct pager_callbacks *callbacks);
 
 /* Stops the fault threads and frees. Only when every address space is gone: nothing may be evicted any more. */
