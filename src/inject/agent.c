@@ -7,11 +7,13 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include "base/cleanup.h"
 #include "inject/raw_syscall.h"
 #include "inject/ring.h"
+#include "inject/tracee.h"
 #include "platform/process.h"
 
 #define SPIN_NS 50000
@@ -19,6 +21,7 @@
 #define NAP_MIN_NS 1000000
 #define NAP_MAX_NS 20000000
 #define NAPS_BEFORE_CONTINUE 8
+#define DISMISS_NS 1000000000
 
 static uint64_t now_ns(void)
 {
@@ -114,12 +117,58 @@ int agent_execute(struct agent *agent, struct agent_op *ops, uint32_t nr)
 	return r < 0 || !nr ? r : agent_wait(agent, ops, nr);
 }
 
+static void ask_to_exit(const struct agent *agent)
+{
+	__atomic_store_n(&agent->ring->exit, 1, __ATOMIC_SEQ_CST);
+	ring_doorbell(agent);
+}
+
+static bool wait_for_exit(const struct agent *agent)
+{
+	uint64_t deadline = now_ns() + DISMISS_NS;
+	unsigned int rounds = 0;
+
+	while (!pidfd_has_exited(agent->pidfd)) {
+		if (now_ns() > deadline)
+			return false;
+		if (rounds % NAPS_BEFORE_CONTINUE == 0) /* the program can stop it, see sleep_until_done */
+			pidfd_kill(agent->pidfd, SIGCONT);
+		poll_nap(&rounds);
+	}
+	return true;
+}
+
+/* A child of the program (its exit signal is 0, so the program does not ask for it) would stay a zombie for as long as the program lives. */
+static void reap_in_world(const struct agent *agent, struct world *world)
+{
+	const uint64_t args[6] = {(uint64_t)process_innermost_pid(agent->pid), 0, WNOHANG | __WALL, 0};
+	struct process_info info;
+
+	if (args[0] && process_info_read(agent->pid, &info) == 0 && info.parent == world_pid(world))
+		world_syscall(world, SYS_wait4, args);
+}
+
+int agent_dismiss(struct agent *agent, struct world *world)
+{
+	const uint64_t region[6] = {agent->base, agent->size};
+	long r;
+
+	ask_to_exit(agent);
+	if (!wait_for_exit(agent))
+		return -ETIMEDOUT;
+	reap_in_world(agent, world);
+	r = world_syscall(world, SYS_munmap, region);
+	if (r < 0)
+		return (int)r;
+	agent_release(agent);
+	return 0;
+}
+
 void agent_release(struct agent *agent)
 {
 	if (!agent)
 		return;
-	__atomic_store_n(&agent->ring->exit, 1, __ATOMIC_SEQ_CST);
-	ring_doorbell(agent);
+	ask_to_exit(agent);
 	close(agent->doorbell);
 	close(agent->pidfd);
 	close(agent->stage_uffd);

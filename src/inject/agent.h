@@ -81,6 +81,13 @@ int agent_wait(struct agent *agent, struct agent_op *ops, uint32_t nr);
 int agent_execute(struct agent *agent, struct agent_op *ops, uint32_t nr);
 
 /*
+ * The opposite of agent_create: the agent exits, is reaped where it is the program's child, and its region is unmapped, by a thread of the held
+ * world. Only when no page is out and nothing of the program is registered any more. 0: nothing is left in the process, agent is freed but for
+ * agent->uffd, which is the caller's; or -errno with the agent as it was or on its way out, to be tried again (-ETIMEDOUT: it has not ended).
+ */
+int agent_dismiss(struct agent *agent, struct world *world);
+
+/*
  * Asks the agent to exit, closes what is ours (not agent->uffd), frees. The task is reaped by whoever waits for children (its exit
  * signal may be 0 where it is a child of the program: then the kernel does it). Its region stays mapped. NULL is allowed.
  */

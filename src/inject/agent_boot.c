@@ -233,6 +233,17 @@ static void kill_agent(struct agent *agent)
 	agent->pid = 0;
 }
 
+/* True when the program is a descendant of this process. One that membox has not started (attach) is not. */
+static bool is_descendant(pid_t program)
+{
+	struct process_info info = {.parent = program};
+
+	while (info.parent > 1 && info.parent != getpid())
+		if (process_info_read(info.parent, &info) < 0)
+			return true;
+	return info.parent == getpid();
+}
+
 /*
  * True when another subreaper, a process of the container or the program itself, has become the agent's parent: it would meet a child
  * that it has not made.
@@ -254,24 +265,10 @@ static bool is_strange_child(pid_t program, pid_t agent, pid_t reaper)
 	return between && (p == getpid() || parent == program);
 }
 
-/* The pid that a process has in its innermost pid namespace; 0: it is gone. */
-static pid_t innermost_pid(pid_t pid)
-{
-	_cleanup_fclose_ FILE *f = NULL;
-	char line[256], path[48];
-
-	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	f = fopen(path, "re");
-	while (f && fgets(line, sizeof(line), f))
-		if (strncmp(line, "NSpid:", 6) == 0)
-			return (pid_t)strtol(strrchr(line, '\t'), NULL, 10);
-	return f ? pid : 0; /* a kernel without pid namespaces */
-}
-
 /* True when p is the task that the program knows as inner and with which it shares its memory. */
 static bool is_sharer(pid_t p, pid_t program, pid_t inner)
 {
-	return p > 0 && p != program && innermost_pid(p) == inner && process_same_memory(p, program) == 1;
+	return p > 0 && p != program && process_innermost_pid(p) == inner && process_same_memory(p, program) == 1;
 }
 
 /*
@@ -330,7 +327,8 @@ static int make_task(struct birth *birth)
 	int r;
 
 	birth->what = "clone of the agent";
-	if (program_is_subreaper(birth))
+	/* An orphan would go to the program itself, or to a stranger that waits for its own children. */
+	if (program_is_subreaper(birth) || !is_descendant(world_pid(birth->world)))
 		return adopt_child(birth, clone_direct(birth));
 	r = adopt_child(birth, clone_orphan(birth));
 	if (r < 0 || !is_strange_child(world_pid(birth->world), birth->agent->pid, birth->params->reaper))

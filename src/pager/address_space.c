@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/syscall.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -91,6 +92,16 @@ static int find_stack_and_arguments(struct address_space *as)
 	return 0;
 }
 
+static int know_process(struct address_space *as, pid_t pid)
+{
+	as->pid = pid;
+	if (as->pagemap < 0)
+		as->pagemap = pagemap_open(pid);
+	if (as->maps < 0)
+		as->maps = maps_open(pid);
+	return MIN_OF(MIN_OF(as->pagemap, as->maps), 0);
+}
+
 int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage_pages, struct address_space *inherited,
 			struct address_space **ret_as, const char **ret_what)
 {
@@ -117,13 +128,10 @@ int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage
 	}
 	/* The reclaim thread may already know an inherited one: it looks at the agent only under the agent lock. */
 	lock_take(&as->agent_lock);
-	as->pid = world_pid(world);
-	as->pagemap = pagemap_open(as->pid);
-	as->maps = maps_open(as->pid);
+	r = know_process(as, world_pid(world));
 	as->agent = agent;
 	lock_drop(&as->agent_lock);
 	*ret_what = "opening its pagemap";
-	r = MIN_OF(MIN_OF(as->pagemap, as->maps), 0);
 	if (r == 0)
 		r = find_stack_and_arguments(as);
 	if (r == 0 && !inherited) {
@@ -143,6 +151,41 @@ int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage
 	stat_add(pager->stats, adoptions, 1);
 	*ret_as = as;
 	return 0;
+}
+
+static int unregister_all(struct address_space *as)
+{
+	lock_take(&as->layout);
+	int r = registration_remove_all(as);
+	lock_drop(&as->layout);
+	return r;
+}
+
+/* What the agent's region does not hold: the sentinel of a parent that a child of a fork has inherited. */
+static int unmap_sentinel(const struct address_space *as, struct world *world)
+{
+	const uint64_t page[6] = {as->sentinel, PAGE_BYTES};
+	if (!as->sentinel || (as->agent && as->sentinel - as->agent->base < as->agent->size))
+		return 0;
+	return (int)world_syscall(world, SYS_munmap, page);
+}
+
+/* Races: the reclaim thread may want to evict; it sees under the agent lock that there is no agent any more. */
+int address_space_let_go(struct address_space *as, struct world *world)
+{
+	lock_take(&as->agent_lock);
+	int r = know_process(as, world_pid(world));
+	if (r == 0)
+		r = unregister_all(as);
+	as->released = r == 0;
+	if (r == 0)
+		r = unmap_sentinel(as, world);
+	if (r == 0 && as->agent)
+		r = agent_dismiss(as->agent, world);
+	if (r == 0)
+		as->agent = NULL;
+	lock_drop(&as->agent_lock);
+	return r;
 }
 
 struct copy_context {

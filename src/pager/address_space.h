@@ -28,6 +28,8 @@
 struct address_space {
 	struct pager *pager;
 	_Atomic int references;
+	bool process_seen; /* container thread: a forked child whose process was seen among the members */
+	bool released;     /* container thread: nothing is registered any more, the agent may end */
 	_Atomic bool dead; /* the memory is gone; nothing is served any more */
 
 	pid_t pid;   /* 0: child of a fork whose process is not known yet */
@@ -86,6 +88,13 @@ bool address_space_is_inherited(pid_t pid);
  * runs. Returns the number of mappings newly registered or -errno.
  */
 int address_space_register_new(struct address_space *as, int max);
+
+/*
+ * The opposite of adoption: nothing of membox is left in the process, which is the one of the held world. Nothing is evicted and nobody evicts.
+ * 0: only the userfaultfd is still open, until the caller has buried and put the address space; or -errno, to be tried again (-EAGAIN: an event is
+ * unread; -EBUSY: a page is evicted; -ETIMEDOUT: the agent has not ended).
+ */
+int address_space_let_go(struct address_space *as, struct world *world);
 
 struct address_space *address_space_get(struct address_space *as);
 void address_space_put(struct address_space *as);

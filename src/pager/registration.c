@@ -122,6 +122,25 @@ static int register_around(struct address_space *as, remote_addr_t page, remote_
 	return 1;
 }
 
+static int unregister_mapping(const struct mapping *m, void *context)
+{
+	struct address_space *as = context;
+	return is_registered(as, m) ? uffd_unregister(as->uffd, m->start, m->end - m->start) : 0;
+}
+
+/*
+ * Races: the program may move a mapping while the list is read; one that is missed is left to the closing of the userfaultfd, which
+ * unregisters everything. An event that comes after the look finds its thread let go by the closing as well.
+ */
+int registration_remove_all(struct address_space *as)
+{
+	if (uffd_event_pending(as->uffd))
+		return -EAGAIN;
+	if (shadow_count(as->shadow, STATE_STAGED) + shadow_count(as->shadow, STATE_SWAPPED))
+		return -EBUSY;
+	return maps_for_each(as->pid, unregister_mapping, as);
+}
+
 /* Registers what is new in [*start, end), at most *left mappings. *start becomes where it stopped. 0 or -errno. */
 static int register_new_in(struct address_space *as, remote_addr_t *start, remote_addr_t end, int *left)
 {

@@ -13,6 +13,12 @@ void registration_pin(struct address_space *as, remote_addr_t start, remote_addr
 void registration_pin_threads(struct address_space *as);
 
 /*
+ * Layout lock held. Every mapping that is registered (also the agent's own) is so no longer: waiting threads go on, write protection is gone, no event
+ * is raised any more. 0, or -EAGAIN with nothing done: an event is unread; -EBUSY: a page is evicted; or -errno.
+ */
+int registration_remove_all(struct address_space *as);
+
+/*
  * Layout lock held. The extent of the registered mapping that page lies in: a hint, because a program changes its mappings without a word
  * (mprotect, in-place growth). false: nothing is known.
  */

@@ -27,7 +27,8 @@ static FILE *open_below(const char *root_dir, const char *path)
 	return fopen(full, "re");
 }
 
-static int machine_memory(const char *root_dir, uint64_t *ret_bytes)
+/* A line "key: N kB" of /proc/meminfo. */
+static int meminfo(const char *root_dir, const char *key, uint64_t *ret_bytes)
 {
 	_cleanup_fclose_ FILE *f = open_below(root_dir, "/proc/meminfo");
 	uint64_t kib;
@@ -36,7 +37,7 @@ static int machine_memory(const char *root_dir, uint64_t *ret_bytes)
 	if (!f)
 		return errno ? -errno : -ENOMEM;
 	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "MemTotal: %" SCNu64 " kB", &kib) == 1) {
+		if (!strncmp(line, key, strlen(key)) && sscanf(line + strlen(key), ": %" SCNu64 " kB", &kib) == 1) {
 			*ret_bytes = kib * 1024;
 			return 0;
 		}
@@ -180,7 +181,7 @@ int granted_memory_below(const char *root_dir, struct granted_memory *ret)
 
 	if (!cgroup)
 		return -ENOMEM;
-	r = machine_memory(root_dir, &granted.bytes);
+	r = meminfo(root_dir, "MemTotal", &granted.bytes);
 	if (r)
 		return r;
 	while (mounts && getline(&line, &size, mounts) > 0)
@@ -193,4 +194,9 @@ int granted_memory_below(const char *root_dir, struct granted_memory *ret)
 int granted_memory(struct granted_memory *ret)
 {
 	return granted_memory_below("", ret);
+}
+
+int available_memory(uint64_t *ret_bytes)
+{
+	return meminfo("", "MemAvailable", ret_bytes);
 }

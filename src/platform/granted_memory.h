@@ -14,5 +14,8 @@ struct granted_memory {
 /* 0 or -errno (when /proc/meminfo cannot be read). Whatever concerns cgroups and cannot be read counts as no limit. */
 int granted_memory(struct granted_memory *ret);
 
+/* Memory that can be taken without swapping others out (MemAvailable of /proc/meminfo). 0 or -errno. */
+int available_memory(uint64_t *ret_bytes);
+
 /* As granted_memory, with all paths below root_dir ("" for the real ones): for tests. */
 int granted_memory_below(const char *root_dir, struct granted_memory *ret);

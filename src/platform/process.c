@@ -40,6 +40,19 @@ bool pidfd_has_exited(int pidfd)
 	return poll(&p, 1, 0) == 1 && p.revents;
 }
 
+pid_t pidfd_process(int pidfd)
+{
+	char path[48], line[128];
+	long pid = -1;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
+	_cleanup_fclose_ FILE *f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "Pid: %ld", &pid) == 1)
+			break;
+	return pid > 0 ? (pid_t)pid : -ESRCH;
+}
+
 /* The kernel stops a transfer at the first page it cannot reach; a second call from there tells the error. */
 int process_read(pid_t pid, remote_addr_t src, void *dst, size_t len)
 {
@@ -188,7 +201,8 @@ int process_pss_read(pid_t pid, uint64_t *ret_pss_bytes)
  * /proc/PID/stat: "pid (name) state ppid ...". The name may hold blanks and parentheses, so fields are counted from the last ')'.
  * Field numbers are those of proc(5); state is 3.
  */
-enum stat_field { STAT_PARENT = 4, STAT_START_TIME = 22, STAT_ARG_START = 48, STAT_ENV_END = 51 };
+#define PF_KTHREAD 0x200000ull /* include/linux/sched.h */
+enum stat_field { STAT_PARENT = 4, STAT_FLAGS = 9, STAT_START_TIME = 22, STAT_ARG_START = 48, STAT_ENV_END = 51 };
 
 static uint64_t stat_field(const char *after_name, int field)
 {
@@ -220,11 +234,49 @@ int process_info_read(pid_t pid, struct process_info *ret)
 	snprintf(info.name, sizeof(info.name), "%s", open_paren + 1);
 	info.state = close_paren[2];
 	info.parent = (pid_t)stat_field(close_paren + 1, STAT_PARENT);
+	info.is_kernel_thread = stat_field(close_paren + 1, STAT_FLAGS) & PF_KTHREAD;
 	info.start_time = stat_field(close_paren + 1, STAT_START_TIME);
 	info.arg_start = stat_field(close_paren + 1, STAT_ARG_START);
 	info.env_end = stat_field(close_paren + 1, STAT_ENV_END);
 	*ret = info;
 	return 0;
+}
+
+/* What follows "key:" in /proc/PID/status, up to the end of the file; NULL with *ret_error. */
+static char *status_line(pid_t pid, const char *key, char *buf, size_t size, int *ret_error)
+{
+	char start[32];
+	ssize_t n = read_proc(pid, "status", buf, size);
+
+	snprintf(start, sizeof(start), "\n%s:", key);
+	char *line = n < 0 ? NULL : strstr(buf, start);
+	*ret_error = n < 0 ? (int)n : -ENODATA;
+	return line ? line + strlen(start) : NULL;
+}
+
+int process_status_number(pid_t pid, const char *key, long *ret)
+{
+	char buf[4096];
+	int error;
+	const char *value = status_line(pid, key, buf, sizeof(buf), &error);
+
+	if (!value)
+		return error;
+	*ret = strtol(value, NULL, 10);
+	return 0;
+}
+
+pid_t process_innermost_pid(pid_t pid)
+{
+	char buf[4096];
+	int error;
+	char *value = status_line(pid, "NSpid", buf, sizeof(buf), &error);
+
+	if (!value)
+		return 0;
+	value[strcspn(value, "\n")] = '\0';
+	const char *last = strrchr(value, '\t');
+	return (pid_t)strtol(last ? last : value, NULL, 10);
 }
 
 int process_oom_score_adj(pid_t pid, int *ret)

@@ -6,6 +6,7 @@
 int pidfd_open_process(pid_t pid);                /* pidfd_open(2), close-on-exec */
 int pidfd_take_fd(int pidfd, int target_fd);      /* pidfd_getfd(2) */
 int pidfd_kill(int pidfd, int signal);            /* pidfd_send_signal(2) */
+pid_t pidfd_process(int pidfd);                   /* whom it names, for us; -ESRCH: reaped, or no pidfd */
 bool pidfd_has_exited(int pidfd);                 /* whole thread group is dead (zombie or reaped) */
 
 /* process_vm_readv(2) / writev(2), whole length or an error. Never on a page that may be missing from the fault thread. */
@@ -48,12 +49,19 @@ int process_pss_read(pid_t pid, uint64_t *ret_pss_bytes);
 struct process_info {
 	char name[16];
 	char state; /* R S D T t Z X */
+	bool is_kernel_thread;
 	pid_t parent;
 	uint64_t start_time;            /* clock ticks since boot: with the pid names a process for good */
 	remote_addr_t arg_start, env_end; /* 0 when not readable */
 };
 
 int process_info_read(pid_t pid, struct process_info *ret);
+
+/* A line of /proc/PID/status that holds a number, or the first of several: "Uid", "TracerPid", ... 0, -ESRCH, or -ENODATA: no such line. */
+int process_status_number(pid_t pid, const char *key, long *ret);
+
+/* The pid that the process has in its innermost pid namespace, or 0. */
+pid_t process_innermost_pid(pid_t pid);
 
 int process_oom_score_adj(pid_t pid, int *ret);
 

@@ -72,5 +72,11 @@ int uffd_read(int uffd, struct uffd_msg *msgs, int max);
 /* True when an event that was not yet read makes COPY and MOVE refuse (EAGAIN). */
 bool uffd_event_pending(int uffd);
 
+/*
+ * True when no memory stands behind it that could miss its pages: the address space no longer exists, or nothing was ever registered with it. Changes
+ * nothing.
+ */
+bool uffd_is_needless(int uffd);
+
 /* True when the address space behind it no longer exists. probe_addr: an address that is never mapped. */
 bool uffd_is_dead(int uffd, remote_addr_t probe_addr);
