@@ -1,32 +1,136 @@
 #include "container/processes.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <sched.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "platform/process.h"
+#include "platform/userfaultfd.h"
 
 #define GUARDIAN_NAME "mbx-guardian"
 #define MAX_CHILDREN 4096
-#define REAP_NAP_US 1000
+#define MAX_KNOWN 65536
+#define NAP_US 1000
+#define MAX_NAP_US 100000
+#define FDS "/proc/self/fd"
 
-/* Everything that was a descendant of the keeper is a child of the guardian now (subreaper), or a child of such a one. */
-static void kill_all_and_wait(void)
+/*
+ * The keeper is dead: its members must not live on. They are known by the pidfds in the shared descriptor table, which the keeper opens when it sees a
+ * process for the first time, and by their descendants; what was below the keeper is a child of this process now (subreaper).
+ *
+ * Never a zero where an evicted page was, in three steps:
+ *   - No userfaultfd is closed while this process lives. Whoever misses a page waits.
+ *   - An adopted process cannot fork any more: nobody reads the event of its fork, and the signal that kills it undoes the fork. So nothing new
+ *     comes to have evicted pages. What is not adopted has none; its children are found here, as far as they are seen before it dies.
+ *   - A child that was forked by an adopted process just before, whose event the keeper has read and whose process it has not seen, is found as a child
+ *     of its parent here. If its parent died in that very moment it stays unknown: then its userfaultfd is alive when all others are dead, and this
+ *     process stays for as long as that is so, without a word. It waits for its first missing page until somebody kills it.
+ */
+struct known {
+	struct {
+		pid_t pid;
+		int pidfd;
+	} items[MAX_KNOWN];
+	uint32_t nr;
+};
+
+static bool link_says(const char *name, const char *what)
+{
+	char path[sizeof(FDS) + 256], target[128];
+	snprintf(path, sizeof(path), FDS "/%s", name);
+	ssize_t n = readlink(path, target, sizeof(target) - 1);
+	target[MAX_OF(n, 0)] = '\0';
+	return strstr(target, what);
+}
+
+/* Calls visit with each descriptor of the table whose link contains `what`, until it returns true; returns that. */
+static bool descriptors_any(const char *what, bool (*visit)(int fd, void *context), void *context)
+{
+	_cleanup_closedir_ DIR *dir = opendir(FDS);
+	struct dirent *entry;
+	bool found = false;
+	while (!found && dir && (entry = readdir(dir)))
+		found = link_says(entry->d_name, what) && visit(atoi(entry->d_name), context);
+	return found;
+}
+
+static bool is_known(const struct known *known, pid_t pid)
+{
+	for (uint32_t i = 0; i < known->nr; i++)
+		if (known->items[i].pid == pid)
+			return true;
+	return false;
+}
+
+static bool add_living(int pidfd, void *context)
+{
+	struct known *known = context;
+	pid_t pid = pidfd_process(pidfd);
+	if (pid > 0 && known->nr < MAX_KNOWN && !is_known(known, pid) && !pidfd_has_exited(pidfd)) {
+		known->items[known->nr].pid = pid;
+		known->items[known->nr++].pidfd = pidfd;
+	}
+	return false;
+}
+
+/* A descendant gets a pidfd in the table, as if the keeper had seen it. */
+static void add_children(struct known *known, pid_t parent)
 {
 	static pid_t children[MAX_CHILDREN];
-	for (;;) {
-		int n = process_children(getpid(), children, MAX_CHILDREN);
-		for (int i = 0; i < n && i < MAX_CHILDREN; i++)
-			kill(children[i], SIGKILL);
-		if (waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD)
+	int n = process_children(parent, children, MAX_CHILDREN);
+	for (int i = 0; i < n && i < MAX_CHILDREN; i++) {
+		if (is_known(known, children[i]))
+			continue;
+		int pidfd = pidfd_open_process(children[i]);
+		uint32_t before = known->nr;
+		if (pidfd >= 0)
+			add_living(pidfd, known);
+		if (pidfd >= 0 && known->nr == before)
+			close(pidfd);
+	}
+}
+
+/* Everything there is, descendants included, stopped first so that it forks no more while it is looked at. */
+static void find_all(struct known *known)
+{
+	known->nr = 0;
+	descriptors_any("pidfd", add_living, known);
+	add_children(known, getpid());
+	for (uint32_t i = 0, stopped = 0; i < known->nr; i++) {
+		for (; stopped < known->nr; stopped++)
+			pidfd_kill(known->items[stopped].pidfd, SIGSTOP);
+		add_children(known, known->items[i].pid);
+	}
+}
+
+static bool is_needed(int uffd, void *context)
+{
+	return !uffd_is_needless(uffd);
+}
+
+static void kill_all_and_wait(void)
+{
+	static struct known known;
+	for (unsigned int nap_us = NAP_US;; nap_us += nap_us < MAX_NAP_US ? nap_us / 16 : 0) {
+		find_all(&known);
+		for (uint32_t i = 0; i < known.nr; i++)
+			pidfd_kill(known.items[i].pidfd, SIGKILL);
+		while (waitpid(-1, NULL, WNOHANG | __WALL) > 0)
+			;
+		if (!known.nr && !descriptors_any("userfaultfd", is_needed, NULL))
 			return;
-		usleep(REAP_NAP_US); /* for children of children that come over when their parent dies */
+		usleep(nap_us); /* for children of children that come over when their parent dies */
 	}
 }
 
@@ -64,6 +168,8 @@ static _Noreturn void guardian_main(const struct run_config *config, struct swap
 		;
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
 		kill_all_and_wait();
+		if (config->detach) /* else the front says it */
+			log_error("the keeper of container %s was killed: the container was ended, no page was lost to it", config->name);
 		if (config->detach && config->swap_is_default) /* else the front does it */
 			unlink(config->swap_path);
 	}
