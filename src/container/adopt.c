@@ -115,7 +115,7 @@ bool container_may_adopt_more(const struct container *c)
 	return false;
 }
 
-static void remove_space(struct container *c, struct address_space *as)
+void container_forget_space(struct container *c, struct address_space *as)
 {
 	lock_take(&c->spaces_lock);
 	struct address_space **link = &c->spaces;
@@ -156,6 +156,8 @@ static bool is_gone(struct container *c, struct address_space *as)
 	if (pidfd_has_exited(as->agent->pidfd)) {
 		if (whole_process_has_ended(as->pid))
 			return true;
+		if (as->released)
+			return false;
 		container_kill(c, "the agent of a process was killed: its evicted pages cannot be kept safe without it");
 		return false;
 	}
@@ -170,7 +172,7 @@ void container_upkeep(struct container *c)
 	for (struct address_space *as = c->spaces, *next; as; as = next) {
 		next = as->next;
 		if (is_gone(c, as))
-			remove_space(c, as);
+			container_forget_space(c, as);
 	}
 }
 
@@ -178,5 +180,5 @@ void container_member_gone(struct member *member, void *context)
 {
 	struct container *c = context;
 	if (member->as)
-		remove_space(c, member->as);
+		container_forget_space(c, member->as);
 }

@@ -36,6 +36,8 @@ enum parking {
 
 #define NO_SQUEEZE UINT64_MAX
 
+enum release { RELEASE_NOT, RELEASE_BRINGS_BACK, RELEASE_LETS_GO, RELEASE_DONE }; /* see release.h */
+
 struct bring_back;
 struct hold;
 struct reclaimer;
@@ -76,6 +78,8 @@ struct container {
 	enum parking parking;
 	uint64_t park_since_ns;
 	uint32_t park_seq;
+	enum release release;
+	struct bring_back *bring_back; /* of release */
 	struct hold *frozen;     /* all members are held until further notice (freeze.h); NULL: they run */
 	unsigned frozen_by;      /* set of enum freezer */
 	int64_t grown;           /* pages that nobody had asked for, in this window of time */
@@ -85,7 +89,7 @@ struct container {
 	uint64_t uncovered;      /* pages of growth since the last look for new mappings */
 	uint64_t adopt_threshold;/* resident anonymous pages from which a member is adopted */
 	uint64_t last_refresh_ns, last_upkeep_ns, next_register_ns, last_barrier_ns, last_drop_ns;
-	uint64_t refresh_took_ns;
+	uint64_t refresh_took_ns, last_strays_ns;
 	pid_t newest_pid; /* at the last walk over the member tree */
 	uint64_t last_usage, quiet_ticks;
 	uint32_t oom_unsure; /* stalls in a row that found nothing but could not hold every thread */
@@ -136,6 +140,9 @@ struct address_space *container_space_of(struct container *c, const struct membe
 
 /* Takes newborn children onto the list, buries what is gone (exit, exec). Container thread. */
 void container_upkeep(struct container *c);
+
+/* The memory of an address space is gone, or nothing of ours is left in it. */
+void container_forget_space(struct container *c, struct address_space *as);
 
 /* A member has left. */
 void container_member_gone(struct member *member, void *context);

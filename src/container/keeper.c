@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "container/attach.h"
 #include "container/bring_back.h"
 #include "container/container.h"
 #include "container/freeze.h"
@@ -124,6 +125,11 @@ static struct report start_program(struct container *c, const struct start_state
 	return error ? (struct report){REPORT_EXEC_FAILED, error} : (struct report){REPORT_STARTED, pid};
 }
 
+static struct report start_attached(struct container *c)
+{
+	return container_attach(c) < 0 ? (struct report){REPORT_FAILED, 0} : (struct report){REPORT_STARTED, c->program};
+}
+
 /* The terminal's descriptors belong to the program: a pipe must see its end when the program closes it. stderr stays for messages. */
 static void leave_terminal(void)
 {
@@ -222,6 +228,8 @@ static void wait_for_work(struct keeper *k, uint64_t timeout_ns)
 /* True when the program has ended and none of its descendants is left: init, which has inherited them, knows best. */
 static bool is_empty(struct container *c)
 {
+	if (c->config->attach)
+		return container_attached_is_over(c);
 	if (!c->program_ended)
 		return false;
 	return c->config->isolate ? !c->isolation.init : container_refresh_members(c) == 0;
@@ -314,6 +322,7 @@ static void shut_down(struct keeper *k)
 	struct container *c = &k->container;
 	container_thaw_all(c);
 	bring_back_free(c->swapoff);
+	bring_back_free(c->bring_back);
 	reclaimer_stop(c->reclaimer);
 	save_figures(c);
 	container_upkeep(c);
@@ -348,7 +357,7 @@ void keeper_main(const struct run_config *config, struct swap *swap, const struc
 		report(k, REPORT_FAILED, 0);
 		return;
 	}
-	struct report started = start_program(&k->container, start);
+	struct report started = config->attach ? start_attached(&k->container) : start_program(&k->container, start);
 	if (started.kind != REPORT_STARTED && swap)
 		swap_close(swap, config->swap_is_default || swap_was_created(swap));
 	report(k, (enum report_kind)started.kind, started.value);

@@ -120,6 +120,31 @@ static bool has_ended(const struct member *member)
 	return member->pidfd < 0 || pidfd_has_exited(member->pidfd);
 }
 
+int members_add(struct members *members, pid_t pid)
+{
+	lock_take(&members->lock);
+	int r = members_find(members, pid) ? 0 : add_member(members, pid, 0);
+	lock_drop(&members->lock);
+	return r;
+}
+
+/*
+ * Once a member, always a member. The pidfd says that the pid still means the same process: one that has ended is not asked for its children, which
+ * are somebody else's by now. A child that was never seen below its parent is lost sight of then, see attach.c.
+ */
+static int visit_living_members(const struct refresh *r)
+{
+	int result = 0;
+	for (uint32_t i = 0; result == 0 && i < r->members->nr; i++) {
+		struct member *member = &r->members->items[i];
+		if (member->present || member->pidfd < 0 || pidfd_has_exited(member->pidfd))
+			continue;
+		member->present = true;
+		result = visit_tree(r, member->pid, 0);
+	}
+	return result;
+}
+
 int members_refresh(struct members *members, const pid_t *roots, uint32_t nr_roots, bool (*is_agent)(pid_t pid, void *context),
 		    void (*gone)(struct member *member, void *context), void *context)
 {
@@ -130,6 +155,8 @@ int members_refresh(struct members *members, const pid_t *roots, uint32_t nr_roo
 	int result = 0;
 	for (uint32_t i = 0; i < nr_roots && result == 0; i++)
 		result = visit_tree(&r, roots[i], 0);
+	if (result == 0)
+		result = visit_living_members(&r);
 	for (uint32_t i = 0; result == 0 && i < members->nr;) {
 		struct member *member = &members->items[i];
 		if (member->present || !has_ended(member)) {

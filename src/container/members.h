@@ -1,5 +1,5 @@
 /*
- * The processes of a container: the keeper's descendants without its agents, with what each holds in memory. Container thread only, but
+ * The processes of a container: the keeper's descendants without its agents, and what was attached and its descendants, with what each holds in memory. Container thread only, but
  * for the copy of the pids that the reclaim thread takes (members_copy_pids).
  *
  * Usage is the sum of resident sets, less what several members have in common: a page shared by fork is counted once. How much is
@@ -40,8 +40,12 @@ struct members {
 void members_init(struct members *members);
 void members_release(struct members *members);
 
+/* A member that is not below the root (attach). 0, also when it is one already or has just ended; or -errno. */
+int members_add(struct members *members, pid_t pid);
+
 /*
- * Walks the trees below the roots. is_agent tells own helpers apart. gone is called for each member that has ended, before it is
+ * Walks the trees below the roots and below every member that lives (one that was attached, or whose parent has ended, is below nobody
+ * else). is_agent tells own helpers apart. gone is called for each member that has ended, before it is
  * forgotten. Returns the number of members or -errno.
  */
 int members_refresh(struct members *members, const pid_t *roots, uint32_t nr_roots, bool (*is_agent)(pid_t pid, void *context),

@@ -22,6 +22,8 @@ struct run_config {
 	bool detach;               /* return when the program has been started; it has a session of its own and reads /dev/null */
 	bool isolate;              /* namespaces of its own, see isolate.h */
 	char **argv;               /* program and arguments, NULL terminated */
+	const pid_t *attach;       /* NULL: argv is started; else these processes are made members, argv is only shown, and detach is set */
+	uint32_t nr_attach;
 	struct container_service *service; /* NULL: none */
 };
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "container/release.h"
 #include "container/swap_switch.h"
 #include "platform/process.h"
 
@@ -224,6 +225,21 @@ static int begin_swapoff(struct request *request, struct container *c)
 	return r < 0 ? r : -EINPROGRESS;
 }
 
+static int step_release(struct request *request, struct container *c)
+{
+	return container_release_step(c, NULL);
+}
+
+static int begin_release(struct request *request, struct container *c)
+{
+	int r = container_release_start(c);
+	if (r == -ENOMEM)
+		return refuse(request, r, "the system has not enough memory available for what is in the swap file", NULL);
+	if (r == -EBUSY)
+		return refuse(request, r, "a swapoff is under way, or the container is ending", "try again when it is done");
+	return r < 0 ? r : -EINPROGRESS;
+}
+
 static int begin_wait(struct request *request, struct container *c)
 {
 	return -EINPROGRESS;
@@ -247,6 +263,7 @@ static const struct control_verb verbs[] = {
 	{"kill", {{"signal", json_type_int, false}}, begin_kill, NULL},
 	{"swapon", {{"path", json_type_string, true}, {"size", json_type_int, false}}, begin_swapon, NULL},
 	{"swapoff", {{0}}, begin_swapoff, step_swapoff},
+	{"release", {{0}}, begin_release, step_release},
 	{"wait", {{0}}, begin_wait, NULL},
 };
 

@@ -1,0 +1,204 @@
+#include "container/attach.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "container/container.h"
+#include "platform/process.h"
+
+#define NO_SUCH_FD 0x3fffffff
+#define STRAYS_INTERVAL_NS 100000000ull
+#define GUARDIAN_NAME_START "mbx-"
+#define MEMBOX_NAME_START "membox"
+
+/* Why a process cannot be a member; filled by check_one. */
+struct refusal {
+	int error;
+	char why[192];
+};
+
+static int refuse(struct refusal *refusal, int error, const char *why)
+{
+	refusal->error = error;
+	snprintf(refusal->why, sizeof(refusal->why), "%s", why);
+	return error;
+}
+
+/* True when pid is this process or one that it descends from: membox cannot stop what it needs itself. */
+static bool is_ancestor(pid_t pid)
+{
+	struct process_info info = {.parent = getpid()};
+	while (info.parent > 0 && info.parent != pid)
+		if (process_info_read(info.parent, &info) < 0)
+			return false;
+	return info.parent == pid;
+}
+
+static bool starts_with(const char *text, const char *start)
+{
+	return !strncmp(text, start, strlen(start));
+}
+
+/* A descendant of another container's keeper, or a process of membox itself. */
+static bool is_in_a_container(pid_t pid)
+{
+	struct process_info info = {.parent = pid};
+	while (info.parent > 1) {
+		if (process_info_read(info.parent, &info) < 0)
+			return false;
+		if (starts_with(info.name, GUARDIAN_NAME_START) || starts_with(info.name, MEMBOX_NAME_START))
+			return true;
+	}
+	return address_space_is_inherited(pid);
+}
+
+static int check_kind(pid_t pid, struct refusal *refusal)
+{
+	struct process_info info;
+	long group;
+	if (pid == 1)
+		return refuse(refusal, -EPERM, "it is the init process");
+	if (process_info_read(pid, &info) < 0 || process_status_number(pid, "Tgid", &group) < 0)
+		return refuse(refusal, -ESRCH, "there is no such process");
+	if (info.is_kernel_thread)
+		return refuse(refusal, -EPERM, "it is a kernel thread");
+	if (info.state == 'Z' || info.state == 'X')
+		return refuse(refusal, -ESRCH, "it has ended (a zombie)");
+	if (group != pid) {
+		refusal->error = -EINVAL;
+		snprintf(refusal->why, sizeof(refusal->why), "it is a thread of process %ld (give that one)", group);
+		return -EINVAL;
+	}
+	if (is_ancestor(pid))
+		return refuse(refusal, -EDEADLK, "membox runs below it (start membox from another shell)");
+	return 0;
+}
+
+static int check_owner(pid_t pid, struct refusal *refusal)
+{
+	long uid, tracer;
+	if (process_status_number(pid, "Uid", &uid) < 0 || process_status_number(pid, "TracerPid", &tracer) < 0)
+		return refuse(refusal, -ESRCH, "there is no such process");
+	if (geteuid() && (uid_t)uid != geteuid())
+		return refuse(refusal, -EPERM, "it belongs to another user");
+	if (!tracer)
+		return 0;
+	refusal->error = -EBUSY;
+	snprintf(refusal->why, sizeof(refusal->why), "it is traced by process %ld (a debugger? end that first)", tracer);
+	return -EBUSY;
+}
+
+/* pidfd_getfd(2) asks the same rights as PTRACE_ATTACH and disturbs nothing: without them it does not even say that there is no such descriptor. */
+static int check_rights(pid_t pid, int pidfd, struct refusal *refusal)
+{
+	long mode, filters = 0, own = 0;
+	if (pidfd_take_fd(pidfd, NO_SUCH_FD) == -EPERM)
+		return refuse(refusal, -EPERM, "no right to trace it (set sysctl kernel.yama.ptrace_scope=0, or give membox CAP_SYS_PTRACE)");
+	process_status_number(pid, "Seccomp_filters", &filters);
+	process_status_number(getpid(), "Seccomp_filters", &own);
+	if ((process_status_number(pid, "Seccomp", &mode) == 0 && mode == 1) || filters > own)
+		return refuse(refusal, -EACCES, "it is under a seccomp filter, which would judge membox's system calls");
+	if (is_in_a_container(pid))
+		return refuse(refusal, -EBUSY, "it is a member of another container (see membox ps), or of membox itself");
+	return 0;
+}
+
+/* The pidfd comes first: what is then found out is about this process, or it has ended. */
+static int check_one(pid_t pid, struct refusal *refusal)
+{
+	int r = check_kind(pid, refusal);
+	_cleanup_close_ int pidfd = r == 0 ? pidfd_open_process(pid) : -1;
+	if (r == 0 && pidfd < 0)
+		r = refuse(refusal, pidfd, "there is no such process");
+	if (r == 0)
+		r = check_owner(pid, refusal);
+	if (r == 0)
+		r = check_rights(pid, pidfd, refusal);
+	return r;
+}
+
+int container_attach(struct container *c)
+{
+	const struct run_config *config = c->config;
+	struct refusal refusal;
+	for (uint32_t i = 0; i < config->nr_attach; i++) {
+		if (check_one(config->attach[i], &refusal) == 0)
+			continue;
+		log_error("cannot attach process %d: %s", config->attach[i], refusal.why);
+		return refusal.error;
+	}
+	for (uint32_t i = 0; i < config->nr_attach; i++) {
+		int r = members_add(&c->members, config->attach[i]);
+		if (r < 0) {
+			log_error("cannot attach process %d: %s", config->attach[i], strerror(-r));
+			return r;
+		}
+	}
+	c->program = config->attach[0];
+	return 0;
+}
+
+/* The member that this child of a fork is, or NULL. */
+static struct member *find_among_members(struct container *c, struct address_space *as)
+{
+	for (uint32_t i = 0; i < c->members.nr; i++)
+		if (!c->members.items[i].as && address_space_matches(as, c->members.items[i].pid))
+			return &c->members.items[i];
+	return NULL;
+}
+
+static pid_t find_in_system(struct container *c, struct address_space *as)
+{
+	_cleanup_closedir_ DIR *proc = opendir("/proc");
+	struct dirent *entry;
+	while (proc && (entry = readdir(proc))) {
+		pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
+		if (pid > 1 && !members_find(&c->members, pid) && !container_is_agent(pid, c) && address_space_matches(as, pid))
+			return pid;
+	}
+	return 0;
+}
+
+/*
+ * A member may fork and end before its child was seen below it. When it was adopted, its FORK event has brought the child's userfaultfd: the child is
+ * looked for in all of /proc, and becomes a member. A look costs some 10 us a process and child, and is taken only for children that no member
+ * explains.
+ */
+static void find_strays(struct container *c)
+{
+	uint64_t now = container_now_ns();
+	if (now - c->last_strays_ns < STRAYS_INTERVAL_NS)
+		return;
+	c->last_strays_ns = now;
+	container_upkeep(c);
+	for (struct address_space *as = c->spaces; as; as = as->next) {
+		if (as->agent || as->process_seen || atomic_load(&as->dead))
+			continue;
+		if (find_among_members(c, as)) {
+			as->process_seen = true;
+			continue;
+		}
+		pid_t pid = find_in_system(c, as);
+		if (pid && members_add(&c->members, pid) == 0)
+			log_debug("process %d was forked by a member that has ended", pid);
+	}
+}
+
+bool container_attached_is_over(struct container *c)
+{
+	if (c->release == RELEASE_DONE)
+		return true;
+	find_strays(c);
+	c->program_ended = !members_find(&c->members, c->program);
+	if (c->members.nr)
+		return false;
+	container_upkeep(c);
+	return !c->spaces && !atomic_load(&c->newborn);
+}

@@ -1,0 +1,20 @@
+/*
+ * The opposite of limiting: every page back in memory, nothing of membox left in the members, which go on alone. Container thread.
+ *
+ *   RELEASE_NOT ──start──▶ RELEASE_BRINGS_BACK ──▶ RELEASE_LETS_GO ──▶ RELEASE_DONE
+ *
+ * The keeper of an attached container ends then. That of a program that membox has started is its parent: it waits for its end, and the limit
+ * is off until somebody sets one again.
+ */
+#pragma once
+
+#include "container/container.h"
+
+/*
+ * Begins. 0, also when it is under way; -ENOMEM: the system has not enough memory available for what is evicted; -EBUSY: the container is being
+ * killed, or a swapoff is under way. The limit is lifted and nothing is evicted any more; a parked container goes on.
+ */
+int container_release_start(struct container *c);
+
+/* Does some of the work, for a millisecond or a few. -EINPROGRESS; 0: done; -EINVAL: was not begun. *ret_left: pages that are still evicted; may be NULL. */
+int container_release_step(struct container *c, uint64_t *ret_left);
