@@ -1,21 +1,10 @@
 /* membox run: options to a struct run_config. */
-#include <ctype.h>
-#include <errno.h>
 #include <stdio.h>
-#include <string.h>
 
-#include "base/cleanup.h"
 #include "base/log.h"
-#include "base/units.h"
+#include "cli/container_options.h"
 #include "cli/options.h"
-#include "cli/swap_folder.h"
 #include "cli/verbs.h"
-#include "container/run.h"
-#include "control/runtime_folder.h"
-#include "platform/folders.h"
-#include "platform/granted_memory.h"
-
-#define DEFAULT_LIMIT_PERCENT 90
 
 static const char usage[] =
 	"Usage: membox run [OPTION]... [--] PROGRAM [ARG]...\n"
@@ -27,6 +16,7 @@ static const char usage[] =
 	"  --no-swap         no swap file: over the limit the container's OOM killer decides\n"
 	"  --oom POLICY      out of memory: 'kill' the process that holds most (default), or 'stop' all until there is room\n"
 	"  --name NAME       name of the container (default: the program's name and a number)\n"
+	"  --detach          print the container's name and return when the program runs; it gets a session of its own and no input\n"
 	"  --isolate         in PID, IPC and mount namespaces of its own: sees only its own processes and shared memory\n"
 	"  --stats FILE      write figures as JSON at the end\n"
 	"  --help            print this\n"
@@ -34,225 +24,33 @@ static const char usage[] =
 	"SIZE is bytes, or K, M, G, T (powers of 1024), or N% of the memory granted. Exit code: the program's own; 128+N if signal\n"
 	"N ended it; 125 membox itself failed, 126 the program cannot be executed, 127 it was not found.\n";
 
-enum run_option {
-	OPT_NAME = 256,
-	OPT_LIMIT,
-	OPT_SWAP,
-	OPT_SWAP_SIZE,
-	OPT_NO_SWAP,
-	OPT_OOM,
-	OPT_ISOLATE,
-	OPT_STATS,
-	OPT_END,
-};
-
-static const struct option options[] = {
-	{"name", required_argument, NULL, OPT_NAME},
-	{"limit", required_argument, NULL, OPT_LIMIT},
-	{"swap", required_argument, NULL, OPT_SWAP},
-	{"swap-size", required_argument, NULL, OPT_SWAP_SIZE},
-	{"no-swap", no_argument, NULL, OPT_NO_SWAP},
-	{"oom", required_argument, NULL, OPT_OOM},
-	{"isolate", no_argument, NULL, OPT_ISOLATE},
-	{"stats", required_argument, NULL, OPT_STATS},
-	{"help", no_argument, NULL, 'h'},
-	{0},
-};
-
-/* The texts as given, indexed by option; NULL: not given. An option without value holds "". */
-struct run_request {
-	const char *text[OPT_END - OPT_NAME];
-	char **program;
-	bool help;
-};
-
-static const char *given(const struct run_request *request, enum run_option option)
+static int check_program(char **program)
 {
-	return request->text[option - OPT_NAME];
-}
-
-/* 0, or the exit code after one line on stderr. */
-static int parse_options(int argc, char **argv, struct run_request *request)
-{
-	int c, index = 0;
-
-	opterr = 0;
-	while ((c = getopt_long(argc, argv, "+:h", options, &index)) != -1) {
-		if (c == 'h') {
-			request->help = true;
-			return 0;
-		}
-		if (c == '?' || c == ':')
-			return option_error("run", options, c, argv);
-		if (given(request, (enum run_option)c)) {
-			log_error("--%s: given more than once", options[index].name);
-			return EXIT_MEMBOX_FAILED;
-		}
-		if (optarg && !*optarg) {
-			log_error("--%s: the value is empty", options[index].name);
-			return EXIT_MEMBOX_FAILED;
-		}
-		request->text[c - OPT_NAME] = optarg ? optarg : "";
-	}
-	request->program = argv + optind;
-	return 0;
-}
-
-/* 0, or the exit code after one line on stderr. */
-static int check_combination(const struct run_request *request)
-{
-	if (given(request, OPT_NO_SWAP) && given(request, OPT_SWAP))
-		log_error("--swap: contradicts --no-swap");
-	else if (given(request, OPT_NO_SWAP) && given(request, OPT_SWAP_SIZE))
-		log_error("--swap-size: contradicts --no-swap");
-	else if (!request->program[0])
+	if (!program[0])
 		log_error("run: no program given (see `membox run --help`)");
-	else if (!request->program[0][0])
+	else if (!program[0][0])
 		log_error("run: the program's name is empty (see `membox run --help`)");
 	else
 		return 0;
 	return EXIT_MEMBOX_FAILED;
 }
 
-/* Reads the value of a size option. 0, or the exit code after one line on stderr. */
-static int read_size(const char *option, const char *text, uint64_t granted_bytes, uint64_t *ret_bytes)
-{
-	int r = parse_size(text, granted_bytes, ret_bytes);
-
-	if (!r)
-		return 0;
-	if (r == -ERANGE)
-		log_error("--%s: '%s' is too large", option, text);
-	else
-		log_error("--%s: '%s' is not a size (bytes, or a whole number with K, M, G, T or %%)", option, text);
-	return EXIT_MEMBOX_FAILED;
-}
-
-static bool uses_percent(const char *text)
-{
-	return text && strchr(text, '%');
-}
-
-static int read_sizes(const struct run_request *request, struct run_config *config)
-{
-	const char *limit = given(request, OPT_LIMIT);
-	const char *swap_size = given(request, OPT_SWAP_SIZE);
-	struct granted_memory granted = {0};
-	char text[SIZE_TEXT_MAX];
-	int r;
-
-	if (!limit || uses_percent(limit) || uses_percent(swap_size)) {
-		r = granted_memory(&granted);
-		if (r) {
-			log_error("memory of this machine: %s (give --limit SIZE in bytes)", strerror(-r));
-			return EXIT_MEMBOX_FAILED;
-		}
-	}
-	if (!limit)
-		config->limit_bytes = page_floor(granted.bytes / 100 * DEFAULT_LIMIT_PERCENT);
-	else if (read_size("limit", limit, granted.bytes, &config->limit_bytes))
-		return EXIT_MEMBOX_FAILED;
-	if (config->limit_bytes < CONTAINER_MIN_LIMIT_BYTES) {
-		log_error("--limit: %s is too small, the least is %s", limit ? limit : "90% of the memory granted",
-			  format_size(CONTAINER_MIN_LIMIT_BYTES, text));
-		return EXIT_MEMBOX_FAILED;
-	}
-	if (!swap_size)
-		return 0;
-	if (read_size("swap-size", swap_size, granted.bytes, &config->swap_size_bytes))
-		return EXIT_MEMBOX_FAILED;
-	if (config->swap_size_bytes < PAGE_BYTES) {
-		log_error("--swap-size: %s is less than a page (use --no-swap for no swap file)", swap_size);
-		return EXIT_MEMBOX_FAILED;
-	}
-	return 0;
-}
-
-/* NULL: the default. 0, or the exit code after one line on stderr. */
-static int read_oom_policy(const char *text, enum oom_policy *ret_policy)
-{
-	bool stop = text && !strcmp(text, "stop");
-
-	if (text && !stop && strcmp(text, "kill")) {
-		log_error("--oom: '%s' is neither kill nor stop", text);
-		return EXIT_MEMBOX_FAILED;
-	}
-	*ret_policy = stop ? OOM_STOP : OOM_KILL;
-	return 0;
-}
-
-/* The program's base name, made a valid name, and a number. */
-static void default_name(const char *program, char ret[RUNTIME_NAME_MAX + 1])
-{
-	const char *base = strrchr(program, '/');
-	char start[RUNTIME_NAME_MAX - 10];
-
-	base = base && base[1] ? base + 1 : program;
-	snprintf(start, sizeof(start), "%s", base);
-	for (char *p = start; *p; p++)
-		if (!isgraph((unsigned char)*p) || (unsigned char)*p > 126 || *p == '/' ||
-		    (p == start && (*p == '.' || *p == '-')))
-			*p = '_';
-	snprintf(ret, RUNTIME_NAME_MAX + 1, "%s-%d", start, getpid());
-}
-
-/* The default swap file of a container; NULL after one line on stderr. */
-static char *default_swap_path(const char *name)
-{
-	_cleanup_free_ char *folder = NULL;
-	char *path = NULL;
-	int r = swap_folder_path(&folder);
-
-	if (r == -ENOENT) {
-		log_error("swap file: HOME and XDG_CACHE_HOME are not set (give --swap FILE or --no-swap)");
-		return NULL;
-	}
-	if (!r) {
-		r = folder_create_path(folder);
-		if (r) {
-			log_error("%s: %s (give --swap FILE or --no-swap)", folder, strerror(-r));
-			return NULL;
-		}
-	}
-	if (r || asprintf(&path, "%s/%s.swap", folder, name) < 0) {
-		log_error("swap file: out of memory");
-		return NULL;
-	}
-	return path;
-}
-
 int cmd_run(int argc, char **argv)
 {
-	struct run_request request = {0};
+	struct container_options given;
+	struct container_storage storage = {0};
 	struct run_config config = {0};
-	_cleanup_free_ char *swap_path = NULL;
-	char name[RUNTIME_NAME_MAX + 1];
 
-	if (parse_options(argc, argv, &request))
+	if (container_options_parse("run", argc, argv, &given))
 		return EXIT_MEMBOX_FAILED;
-	if (request.help) {
+	if (given.help) {
 		fputs(usage, stdout);
 		return finish_output(0);
 	}
-	if (check_combination(&request) || read_sizes(&request, &config) || read_oom_policy(given(&request, OPT_OOM), &config.oom))
+	if (check_program(given.rest) || container_options_apply(&given, given.rest[0], &config, &storage))
 		return EXIT_MEMBOX_FAILED;
-	default_name(request.program[0], name);
-	config.name = given(&request, OPT_NAME) ? given(&request, OPT_NAME) : name;
-	if (!runtime_name_is_valid(config.name)) {
-		log_error(
-			"--name: '%.80s' is not a name (1 to %d printable characters; no '/' or space; not beginning with '.' or '-')",
-			config.name, RUNTIME_NAME_MAX);
-		return EXIT_MEMBOX_FAILED;
-	}
-	config.swap_path = given(&request, OPT_SWAP);
-	if (!config.swap_path && !given(&request, OPT_NO_SWAP)) {
-		config.swap_path = swap_path = default_swap_path(config.name);
-		config.swap_is_default = true;
-		if (!swap_path)
-			return EXIT_MEMBOX_FAILED;
-	}
-	config.isolate = given(&request, OPT_ISOLATE);
-	config.stats_path = given(&request, OPT_STATS);
-	config.argv = request.program;
-	return container_run(&config);
+	config.argv = given.rest;
+	int code = container_run_controlled(&config);
+	container_storage_release(&storage);
+	return code;
 }

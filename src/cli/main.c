@@ -15,6 +15,7 @@ static const struct verb {
 	const char *help;
 } verbs[] = {
 	{"run", cmd_run, "run a program with its resident memory under a limit"},
+	{"attach", cmd_attach, "put running processes under a limit"},
 	{"doctor", cmd_doctor, "check what this machine allows, and say what to change"},
 	{"version", cmd_version, "print the version"},
 	{"help", cmd_help, "print this, or the help of a verb: membox help VERB"},

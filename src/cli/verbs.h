@@ -6,5 +6,6 @@
 
 /* argv[0] is the verb. Returns the exit code. */
 int cmd_run(int argc, char **argv);
+int cmd_attach(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_version(int argc, char **argv);

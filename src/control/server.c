@@ -31,6 +31,8 @@ struct client {
 
 struct control_server {
 	struct container_service service; /* first: the keeper gives it back to us */
+	const struct runtime_folder *folder;
+	bool is_announced; /* the keeper's pid is in the folder */
 	int listener, epoll;
 	struct client *clients;
 	uint32_t nr_clients;
@@ -326,6 +328,11 @@ static uint64_t serve(struct container_service *service, struct container *c)
 {
 	struct control_server *server = (struct control_server *)(void *)service;
 	uint64_t again = UINT64_MAX;
+	if (!server->is_announced) {
+		server->is_announced = true;
+		if (runtime_folder_write_pid(server->folder, getpid()) < 0)
+			log_debug("control: no pid file");
+	}
 	poll_once(server);
 	for (struct client **link = &server->clients; *link;) {
 		struct client *client = *link;
@@ -359,7 +366,8 @@ static void ended(struct container_service *service, struct container *c)
 {
 	struct control_server *server = (struct control_server *)(void *)service;
 	serve(service, c);
-	close(server->listener); /* whoever comes now finds nobody */
+	runtime_folder_remove(server->folder); /* whoever comes now finds nobody */
+	close(server->listener);
 	server->listener = -1;
 	for (struct client *client = server->clients; client; client = client->next)
 		say_last_words(client, c);
@@ -371,7 +379,7 @@ int control_server_new(const struct runtime_folder *folder, struct control_serve
 	struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
 	if (!server)
 		return -ENOMEM;
-	*server = (struct control_server){.service = {.serve = serve, .ended = ended}, .listener = -1};
+	*server = (struct control_server){.service = {.serve = serve, .ended = ended}, .folder = folder, .listener = -1};
 	server->epoll = epoll_create1(EPOLL_CLOEXEC);
 	int r = server->epoll < 0 ? -errno : 0;
 	if (r == 0)

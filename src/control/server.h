@@ -9,7 +9,10 @@
 
 struct control_server;
 
-/* A server in the container's folder, which has to outlive it. 0 or -errno. */
+/*
+ * A server that listens in the container's folder, which has to outlive it. The keeper writes its pid there when it first serves, and removes the folder
+ * when the container has ended. 0 or -errno.
+ */
 int control_server_new(const struct runtime_folder *folder, struct control_server **ret_server);
 
 /* For struct run_config. */
