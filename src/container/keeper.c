@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -70,13 +71,24 @@ static void on_forked(void *context, struct address_space *child)
 	} while (!atomic_compare_exchange_weak(&c->newborn, &head, child));
 }
 
-/* A detached program: no terminal can interrupt it, and it waits for no input. Its output goes where the user's goes. */
+/* Whoever reads from the pipe waits for its end, and a detached container would keep it open. Files and terminals stay. */
+static void leave_pipe(int fd, int null)
+{
+	struct stat st;
+	if (fstat(fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)))
+		dup2(null, fd);
+}
+
+/* A detached program: no terminal can interrupt it, and it waits for no input. */
 static void leave_session_of_user(void)
 {
-	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	setsid();
-	if (null >= 0)
-		dup2(null, STDIN_FILENO);
+	if (null < 0)
+		return;
+	dup2(null, STDIN_FILENO);
+	leave_pipe(STDOUT_FILENO, null);
+	leave_pipe(STDERR_FILENO, null);
 }
 
 /* In the new process: the user's signal mask, nothing else of membox (every descriptor is close-on-exec). */
@@ -131,12 +143,14 @@ static struct report start_attached(struct container *c)
 }
 
 /* The terminal's descriptors belong to the program: a pipe must see its end when the program closes it. stderr stays for messages. */
-static void leave_terminal(void)
+static void leave_terminal(bool is_detached)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (null >= 0) {
 		dup3(null, STDIN_FILENO, O_CLOEXEC);
 		dup3(null, STDOUT_FILENO, O_CLOEXEC);
+		if (is_detached)
+			leave_pipe(STDERR_FILENO, null);
 		if (null > STDERR_FILENO)
 			close(null);
 	}
@@ -363,7 +377,7 @@ void keeper_main(const struct run_config *config, struct swap *swap, const struc
 	report(k, (enum report_kind)started.kind, started.value);
 	if (started.kind != REPORT_STARTED)
 		return;
-	leave_terminal();
+	leave_terminal(config->detach);
 	r = start_threads(&k->container);
 	if (r < 0) {
 		log_error("cannot start the container's threads: %s", strerror(-r));

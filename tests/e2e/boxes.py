@@ -15,6 +15,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -200,6 +201,57 @@ def load_json(path):
         return json.loads(read(path) or "null")
     except ValueError as error:
         pytest.fail(f"{path} is not JSON: {error}")
+
+
+# ---- the control socket ---------------------------------------------------------------------------------------------------
+
+
+def runtime_folder():
+    if os.geteuid() == 0:
+        return "/run/membox"
+    return f"{os.environ['XDG_RUNTIME_DIR']}/membox" if os.environ.get("XDG_RUNTIME_DIR") else f"/tmp/membox-{os.getuid()}"
+
+
+class Talk:
+    """One connection to a container's keeper."""
+
+    def __init__(self, name):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(60)
+        self.socket.connect(f"{runtime_folder()}/{name}/control")
+        self.rest = b""
+
+    def send(self, data):
+        self.socket.sendall(data)
+
+    def answer(self):
+        while b"\n" not in self.rest:
+            data = self.socket.recv(65536)
+            if not data:
+                return None
+            self.rest += data
+        line, self.rest = self.rest.split(b"\n", 1)
+        return json.loads(line)
+
+    def close(self):
+        self.socket.close()
+
+
+def ask_later(name, verb=None, raw=None, **members):
+    talk = Talk(name)
+    talk.send(raw or json.dumps({"version": 1, "verb": verb, **members}).encode() + b"\n")
+    return talk
+
+
+def ask(name, verb, **members):
+    """The reply, or None when there is no such container (any more)."""
+    try:
+        talk = ask_later(name, verb, **members)
+        reply = talk.answer()
+        talk.close()
+        return reply
+    except (FileNotFoundError, ConnectionError):
+        return None
 
 
 class Boxes:
