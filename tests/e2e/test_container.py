@@ -173,3 +173,73 @@ def test_many_clients(box):
             assert "figures" not in done(both.answer())
             assert "figures" in done(both.answer())
             both.close()
+
+
+def test_swapoff_and_swapon_under_load(box):
+    """B4: everything comes back, the file is given up, another one takes its place; again and again, nothing is lost."""
+    name, files = unique("switch"), [box.new_path("swap") for _ in range(2)]
+    with running(box, name, work(4, 120), 60 * MIB, swap=files[0]):
+        wait_until(lambda: done(ask(name, "describe"))["swap_used"] > 20 * MIB, 5)
+        refused(ask(name, "swapoff"), "ENOSPC")
+        for turn in range(1, 5):
+            done(ask(name, "set", limit=400 * MIB))
+            done(ask(name, "swapoff"))
+            free = done(ask(name, "describe"))
+            assert (free["swap_file"], free["swap_used"], free["swap_total"]) == (None, 0, 0)
+            refused(ask(name, "swapoff"), "ENOENT")
+            done(ask(name, "swapon", path=str(files[turn % 2])))
+            assert done(ask(name, "set", limit=60 * MIB))["rss_usage"] <= 60 * MIB + SLACK
+            assert done(ask(name, "describe"))["swap_file"] == str(files[turn % 2])
+
+
+def test_swapon_while_there_is_a_swap_file(box):
+    """B4: one active file; a swapon that races a swapoff is refused, not undefined."""
+    name = unique("race")
+    with running(box, name, work(3, 120, 1), 60 * MIB):
+        wait_until(lambda: done(ask(name, "describe"))["swap_used"] > 20 * MIB, 5)
+        other = str(box.new_path("swap"))
+        refused(ask(name, "swapon", path=other), "EBUSY")
+        assert not os.path.exists(other)
+        done(ask(name, "set", limit=400 * MIB))
+        off = ask_later(name, raw=b'{"version":1,"verb":"swapoff"}\n')
+        on = ask(name, "swapon", path=other)
+        done(off.answer())
+        assert on["ok"] or on["errno"] == "EBUSY", on
+        if not on["ok"]:
+            assert not os.path.exists(other)
+
+
+def test_swapoff_by_two(box):
+    name = unique("two")
+    with running(box, name, work(3, 120, 1), 60 * MIB):
+        wait_until(lambda: done(ask(name, "describe"))["swap_used"] > 20 * MIB, 5)
+        done(ask(name, "set", limit=400 * MIB))
+        answers = [one.answer() for one in [ask_later(name, "swapoff") for _ in range(2)]]
+        assert sorted(a["ok"] for a in answers) == [False, True], answers
+        assert [a["errno"] for a in answers if not a["ok"]][0] in ("EBUSY", "ENOENT")
+
+
+def test_one_file_for_two_containers(box):
+    """B1, B2: the second use is refused, by a lock, at run and at swapon; the file is free again when it was switched off."""
+    one, two, file = unique("one"), unique("two"), box.new_path("swap")
+    with running(box, one, ["sleep", "1.5"], 64 * MIB, swap=file), running(box, two, ["sleep", "1.5"], 64 * MIB, args=("--no-swap",)):
+        refused(ask(two, "swapon", path=str(file)), "EBUSY")
+        done(ask(one, "swapoff"))
+        done(ask(two, "swapon", path=str(file)))
+        refused(ask(one, "swapon", path=str(file)), "EBUSY")
+
+
+@pytest.mark.parametrize("path,errno", [("relative", "EINVAL"), ("/no/such/folder/file", "ENOENT"), ("/etc/passwd", "EEXIST"), ("/", "EISDIR")])
+def test_swapon_of_what_cannot_be(box, path, errno):
+    name = unique("bad-file")
+    with running(box, name, ["sleep", "0.3"], 64 * MIB, args=("--no-swap",)):
+        refused(ask(name, "swapon", path=path), errno)
+
+
+def test_a_container_gets_its_first_swap_file(box):
+    """B3: a container that began without one goes beyond its limit's memory when it has been given one."""
+    name = unique("first")
+    with running(box, name, work(3, 100, 1), 400 * MIB, args=("--no-swap",)):
+        wait_until(lambda: done(ask(name, "describe"))["rss_usage"] > 60 * MIB, 5)
+        done(ask(name, "swapon", path=str(box.new_path("swap"))))
+        assert done(ask(name, "set", limit=40 * MIB))["rss_usage"] <= 40 * MIB + SLACK
