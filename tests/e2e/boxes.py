@@ -58,9 +58,9 @@ def need_membox():
         pytest.skip("MEMBOX=none: there is no membox to test")
 
 
-def need_root():
+def need_root(why="to mount a file system"):
     if os.geteuid() != 0:
-        pytest.skip("needs root (to mount a file system)")
+        pytest.skip(f"needs root ({why})")
 
 
 def become_subreaper():
