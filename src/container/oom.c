@@ -110,17 +110,20 @@ static struct oom_task *choose_victim(struct tasks *tasks)
 	return victim;
 }
 
-/* The victim and all that share its memory: it is freed when the last of them is gone. */
-static void kill_sharers(struct container *c, const struct tasks *tasks, const struct oom_task *victim)
+/* The victim and all that share its memory: it is freed when the last of them is gone. False: they have ended meanwhile. */
+static bool kill_sharers(struct container *c, const struct tasks *tasks, const struct oom_task *victim)
 {
+	uint32_t nr = 0;
 	for (uint32_t i = 0; i < tasks->nr; i++) {
 		struct member *member = members_find(&c->members, tasks->items[i].pid);
 		if (!member || member->oom_killed || !share_memory(&tasks->items[i], victim) || pidfd_kill(member->pidfd, SIGKILL) < 0)
 			continue;
 		member->oom_killed = true;
-		stat_add(&c->stats, oom_kills, 1);
+		nr++;
 	}
-	c->oom_killed_ns = container_now_ns();
+	stat_add(&c->stats, oom_kills, nr);
+	c->oom_killed_ns = nr ? container_now_ns() : 0;
+	return nr;
 }
 
 static void kill_victim(struct container *c, struct tasks *tasks, const struct oom_task *chosen)
@@ -128,7 +131,8 @@ static void kill_victim(struct container *c, struct tasks *tasks, const struct o
 	const struct oom_task victim = *chosen; /* the report sorts them */
 	char why[128], resident[SIZE_TEXT_MAX], swapped[SIZE_TEXT_MAX];
 	describe_reason(c, why, sizeof(why));
-	kill_sharers(c, tasks, &victim);
+	if (!kill_sharers(c, tasks, &victim))
+		return;
 	oom_report_make(c, why, tasks->items, tasks->nr, tasks->total);
 	oom_report_log(c);
 	log_error("killed process %d (%s) of container %s, which held most: %s resident, %s swapped, oom_score_adj %d", victim.pid, victim.name,
@@ -264,7 +268,8 @@ bool container_is_stopped(const struct container *c)
 static void go_on(struct container *c)
 {
 	container_thaw(c, FREEZER_OOM);
-	log_error("container %s goes on: it has room again", c->config->name);
+	if (c->members.resident) /* else all were killed */
+		log_error("container %s goes on: it has room again", c->config->name);
 }
 
 /*
