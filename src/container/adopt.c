@@ -131,15 +131,21 @@ void container_forget_space(struct container *c, struct address_space *as)
 	address_space_put(as);
 }
 
+/* That it could not be asked (no descriptor, no memory to be had) says nothing. */
+static bool means_gone(int error)
+{
+	return error < 0 && error != -EMFILE && error != -ENFILE && error != -ENOMEM;
+}
+
 static bool whole_process_has_ended(pid_t pid)
 {
 	struct process_info info;
 	int pidfd = pidfd_open_process(pid);
 	if (pidfd < 0)
-		return true;
+		return means_gone(pidfd);
 	bool ended = pidfd_has_exited(pidfd);
 	close(pidfd);
-	return ended || process_info_read(pid, &info) < 0;
+	return ended || means_gone(process_info_read(pid, &info));
 }
 
 /*
@@ -163,7 +169,11 @@ static bool is_gone(struct container *c, struct address_space *as)
 	}
 	if (process_info_read(as->pid, &info) < 0 || info.state == 'Z')
 		return false;
-	return process_same_memory(as->pid, as->agent->pid) == 0;
+	/*
+	 * Different memories: an exec, or one of the two tasks is ending and has none any more. The second says nothing about the threads that
+	 * are left. Asked in this order: who has memory now had it when they were compared.
+	 */
+	return process_same_memory(as->pid, as->agent->pid) == 0 && process_has_memory(as->pid) && process_has_memory(as->agent->pid);
 }
 
 void container_upkeep(struct container *c)

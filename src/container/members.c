@@ -117,7 +117,8 @@ static int visit_tree(const struct refresh *r, pid_t parent, int depth)
  */
 static bool has_ended(const struct member *member)
 {
-	return member->pidfd < 0 || pidfd_has_exited(member->pidfd);
+	char byte;
+	return member->pidfd >= 0 ? pidfd_has_exited(member->pidfd) : pread(member->statm, &byte, 1, 0) < 0 && errno == ESRCH;
 }
 
 int members_add(struct members *members, pid_t pid)

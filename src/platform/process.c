@@ -145,6 +145,14 @@ static ssize_t read_proc(pid_t pid, const char *name, char *buf, size_t size)
 	return n;
 }
 
+bool process_has_memory(pid_t pid)
+{
+	char buf[128];
+	unsigned long size;
+
+	return read_proc(pid, "statm", buf, sizeof(buf)) >= 0 && sscanf(buf, "%lu", &size) == 1 && size > 0;
+}
+
 int process_memory_read(pid_t pid, struct process_memory *ret)
 {
 	struct process_memory memory;

@@ -24,6 +24,9 @@ int process_gather(pid_t pid, const struct remote_range *ranges, uint32_t nr_ran
 /* 1: both share one address space; 0: not; -errno. */
 int process_same_memory(pid_t a, pid_t b);
 
+/* False for a task that is on its way out: it has let go of its memory, long before anybody is told that it has ended. */
+bool process_has_memory(pid_t pid);
+
 /* process_madvise(2) with MADV_PAGEOUT over one range; bytes advised or -errno. */
 ssize_t process_pageout(int pidfd, remote_addr_t start, size_t len);
 
