@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from boxes import FULL, MIB, descendants, describe, is_alive, need_membox, reap, scale, victim, wait_until
+from boxes import MIB, descendants, describe, is_alive, need_membox, reap, scale, victim, wait_until
 
 ROUNDS = int(os.environ.get("MEMBOX_KILL_ROUNDS", scale(20, 200)))
 VICTIM = "check-memory-forever"
@@ -116,16 +116,15 @@ def test_any_one_of_its_processes(box, rounds):
         run.end()
 
 
-@pytest.mark.skipif(not FULL, reason="does not always find an agent in time with forked children: MEMBOX_TEST_SCALE=full runs it")
 def test_agent(box):
     need_membox()
     rng = random.Random(12)
     for number in range(max(ROUNDS // 2, 5)):
-        run = Round(box, SHAPES[number % len(SHAPES)], seconds=25)
+        run = Round(box, SHAPES[number % len(SHAPES)])
         run.wait_ready()
         time.sleep(rng.random() * 0.3)
         agents = wait_until(lambda: run.look()[1], 5)
-        assert agents, f"no agent under pressure\n{describe()}"
+        assert agents, f"no agent under pressure (ended: {run.process.poll()})\n{describe()}"
         kill([rng.choice(agents)])
         status, stderr = run.process.wait(timeout=30), run.process.stderr.read().decode()
         run.check_bytes(f"an agent in round {number}")
