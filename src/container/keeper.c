@@ -31,6 +31,7 @@ struct keeper {
 	struct container container;
 	int channel, signals;
 	bool front_is_gone;
+	bool said_why; /* the container was killed */
 };
 
 static void report(struct keeper *k, enum report_kind kind, int value)
@@ -158,10 +159,11 @@ static void leave_terminal(bool is_detached)
 	setsid();
 }
 
-static void init_ended(struct container *c)
+/* By itself init ends only when nobody is left; the program, if it died with it, may have been reaped first. */
+static void init_ended(struct container *c, bool by_itself)
 {
 	c->isolation.init = 0;
-	if (!c->program_ended)
+	if (!by_itself && !atomic_load(&c->killed))
 		container_kill(c, "pid 1 of its namespaces was killed");
 }
 
@@ -190,7 +192,7 @@ static void reap_children(struct keeper *k)
 			continue;
 		bool ended = info.si_code == CLD_EXITED || info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED;
 		if (info.si_pid == c->isolation.init && ended)
-			init_ended(c);
+			init_ended(c, info.si_code == CLD_EXITED);
 		if (info.si_pid != c->program)
 			continue;
 		if (info.si_code == CLD_STOPPED)
@@ -256,17 +258,23 @@ static uint64_t serve_outside(struct container *c)
 	return service ? service->serve(service, c) : UINT64_MAX;
 }
 
+/* Once, if the container is being killed. */
+static void say_why(struct keeper *k)
+{
+	const struct container *c = &k->container;
+	if (atomic_load(&c->killed) && !k->said_why)
+		log_error("container %s is ended: %s", c->config->name, c->reason);
+	k->said_why = atomic_load(&c->killed);
+}
+
 static void serve(struct keeper *k)
 {
 	struct container *c = &k->container;
 	uint64_t timeout_ns = 0;
-	bool said = false;
 	while (!is_empty(c)) {
 		wait_for_work(k, timeout_ns);
 		if (atomic_load(&c->killed)) {
-			if (!said)
-				log_error("container %s is ended: %s", c->config->name, c->reason);
-			said = true;
+			say_why(k);
 			kill_members(c);
 			reap_children(k);
 			timeout_ns = 1000000;
@@ -275,6 +283,7 @@ static void serve(struct keeper *k)
 		timeout_ns = container_tick(c);
 		timeout_ns = MIN_OF(timeout_ns, serve_outside(c));
 	}
+	say_why(k);
 }
 
 static int prepare(struct keeper *k, const struct run_config *config, struct swap *swap)
