@@ -232,7 +232,7 @@ def test_mounts_stay_inside(box):
 @pytest.mark.parametrize("words", [["fork-evicted"], ["exec-evicted"], ["see-no-trace"], ["random-memory-ops", "3000", "3", "96", "3"]], ids=lambda words: words[0])
 def test_right_under_pressure(box, words):
     """Adoption, fork with and without inheritance (MADV_WIPEONFORK), exec and threads, with the agents inside the namespaces."""
-    box.run_victim(*words, limit=(32 if len(words) > 1 else 48) * MIB, args=ISOLATE)
+    box.run_victim(*words, limit=(32 if len(words) > 1 else 24) * MIB, press_mb=40, args=ISOLATE)
 
 
 def test_orphan_with_evicted_memory(box):
@@ -347,8 +347,8 @@ def test_ordinary_user(as_nobody):
 def test_ordinary_user_under_pressure(as_nobody):
     script = """
 import os, threading
-data = [bytes([i % 251]) * 1500 for i in range(60000)]
-def check(): assert all(data[i] == bytes([i % 251]) * 1500 for i in range(60000))
+data = [bytes([i % 251]) * 1500 for i in range(24000)]
+def check(): assert all(data[i] == bytes([i % 251]) * 1500 for i in range(24000))
 pid = os.fork()
 threads = [threading.Thread(target=check) for i in range(2)]
 for t in threads: t.start()
@@ -356,7 +356,7 @@ for t in threads: t.join()
 check()
 if pid: print(os.waitpid(pid, 0)[1], 'right')
 """
-    status, stdout, stderr = as_nobody([PYTHON, "-c", script], 48 * MIB)
+    status, stdout, stderr = as_nobody([PYTHON, "-c", script], 24 * MIB)
     assert (status, stdout, stderr) == (0, b"0 right\n", "")
 
 
