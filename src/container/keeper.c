@@ -322,7 +322,6 @@ static int start_threads(struct container *c)
 
 void container_publish_figures(struct container *c)
 {
-	stat_set(&c->stats, rss_max_usage, c->charge.max_usage << PAGE_SHIFT);
 	stat_set(&c->stats, rss_failcnt, c->charge.failcnt);
 	stat_set(&c->stats, exit_status, c->exit_status);
 	stat_set(&c->stats, wall_us, (container_now_ns() - c->begin_ns) / 1000);

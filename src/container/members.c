@@ -6,13 +6,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "pager/address_space.h"
 #include "platform/process.h"
 
 #define MAX_CHILDREN 4096
-#define MEASURE_INTERVAL_NS 20000000ull
-#define WORTH_MEASURING 256 /* pages: smaller members are not looked at for sharing */
+#define MAX_THREADS 64 /* of which one is looked for that is alive, when the leader is not */
+#define LEAST_DOUBT 32 /* pages: less is not worth a look */
 
 void members_init(struct members *members)
 {
@@ -44,17 +46,40 @@ struct member *members_find(struct members *members, pid_t pid)
 	return NULL;
 }
 
-static uint64_t resident_now(pid_t pid)
-{
-	struct process_memory memory;
-	return process_memory_read(pid, &memory) < 0 ? 0 : memory.resident_pages;
-}
-
-/* A new member. One that shares its parent's memory (vfork) counts nothing; a fork's child may share what its parent has, until measured. */
-static int add_member(struct members *members, pid_t pid, pid_t parent)
+static int open_statm(pid_t task)
 {
 	char path[64];
-	struct member member = {.pid = pid, .statm = -1, .pidfd = -1, .present = true};
+	snprintf(path, sizeof(path), "/proc/%d/statm", task);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/*
+ * A fork's child has what its parent has, but for what it has copied since: one fault each. Where the parent dies before sharing is measured, the
+ * child inherits its count.
+ */
+static void assume_shared(struct member *child, struct member *parent)
+{
+	struct process_memory memory, above;
+	uint64_t faults = 0;
+	if (process_memory_read(child->pid, &memory) < 0 || process_memory_read(parent->pid, &above) < 0)
+		return;
+	process_minor_faults(child->pid, &faults);
+	uint64_t anon = memory.resident_pages - MIN_OF(memory.file_pages, memory.resident_pages);
+	uint64_t above_anon = above.resident_pages - MIN_OF(above.file_pages, above.resident_pages);
+	child->resident = memory.resident_pages;
+	child->file = memory.file_pages;
+	child->shared_file = MIN_OF(memory.file_pages, above.file_pages);
+	child->shared_anon = MIN_OF(anon - MIN_OF(faults, anon), above_anon);
+	child->seen_faults = faults;
+	if (!parent->shared_anon && !parent->common) /* its faults have not been followed so far */
+		process_minor_faults(parent->task, &parent->seen_faults);
+	parent->common = MAX_OF(parent->common, child->shared_anon + child->shared_file);
+}
+
+/* A new member. One that shares its parent's memory (vfork) counts nothing until it has its own. */
+static int add_member(struct members *members, pid_t pid, pid_t parent_pid)
+{
+	struct member member = {.pid = pid, .task = pid, .statm = -1, .pidfd = -1, .present = true};
 	if (members->nr == members->capacity) {
 		uint32_t capacity = members->capacity ? members->capacity * 2 : 64;
 		struct member *items = reallocarray(members->items, capacity, sizeof(*items));
@@ -63,14 +88,15 @@ static int add_member(struct members *members, pid_t pid, pid_t parent)
 		members->items = items;
 		members->capacity = capacity;
 	}
-	snprintf(path, sizeof(path), "/proc/%d/statm", pid);
-	member.statm = open(path, O_RDONLY | O_CLOEXEC);
+	member.statm = open_statm(pid);
 	if (member.statm < 0)
 		return 0; /* gone already */
 	member.pidfd = pidfd_open_process(pid);
-	if (members_find(members, parent)) {
-		member.same_memory = process_same_memory(pid, parent) == 1;
-		member.shared = MIN_OF(resident_now(pid), resident_now(parent));
+	struct member *parent = members_find(members, parent_pid);
+	if (parent) {
+		member.same_memory = process_same_memory(pid, parent_pid) == 1;
+		assume_shared(&member, parent);
+		members->doubt += member.shared_anon + member.shared_file;
 	}
 	members->items[members->nr++] = member;
 	return 0;
@@ -81,6 +107,17 @@ static struct member *forget_pid(struct member *member)
 {
 	member->pid = 0;
 	return NULL;
+}
+
+/* What has become of the count of a member whose memory is gone: the others have its part of what it shared with them. */
+static void bequeath(struct members *members, struct member *member)
+{
+	if (member->same_memory || !member->resident)
+		return;
+	uint64_t shared = member->shared_anon + member->shared_file;
+	members->unowned += MIN_OF(member->common, member->resident - MIN_OF(shared, member->resident));
+	members->doubt += member->common;
+	member->common = member->shared_anon = member->shared_file = 0;
 }
 
 struct refresh {
@@ -100,10 +137,12 @@ static int visit_tree(const struct refresh *r, pid_t parent, int depth)
 		struct member *known = members_find(r->members, children[i]);
 		if (known && known->reaped)
 			known = forget_pid(known);
-		if (known)
+		if (known) {
 			known->present = true;
-		else
+			known->same_memory = known->same_memory && process_same_memory(known->pid, parent) == 1; /* until exec */
+		} else {
 			result = add_member(r->members, children[i], parent);
+		}
 		if (result == 0 && depth < 200)
 			result = visit_tree(r, children[i], depth + 1);
 	}
@@ -165,6 +204,7 @@ int members_refresh(struct members *members, const pid_t *roots, uint32_t nr_roo
 			continue;
 		}
 		gone(member, context);
+		bequeath(members, member);
 		close_member(member);
 		*member = members->items[--members->nr];
 	}
@@ -172,20 +212,95 @@ int members_refresh(struct members *members, const pid_t *roots, uint32_t nr_roo
 	return result < 0 ? result : (int)members->nr;
 }
 
-static void sample_one(struct member *member)
+static uint64_t read_statm(struct member *member, uint64_t *ret_resident, uint64_t *ret_file)
 {
 	char text[128];
-	unsigned long size, resident = 0, file = 0;
+	unsigned long resident = 0, file = 0;
 	ssize_t n = pread(member->statm, text, sizeof(text) - 1, 0);
-	member->reaped |= n < 0 && errno == ESRCH;
-	if (n > 0) {
-		text[n] = '\0';
-		if (sscanf(text, "%lu %lu %lu", &size, &resident, &file) != 3)
-			resident = file = 0;
+	member->reaped |= n < 0 && errno == ESRCH && member->task == member->pid;
+	text[MAX_OF(n, 0)] = '\0';
+	if (n <= 0 || sscanf(text, "%*u %lu %lu", &resident, &file) != 2)
+		resident = file = 0;
+	*ret_resident = resident;
+	*ret_file = MIN_OF(file, resident);
+	return resident;
+}
+
+/* The leader may have ended while other threads go on: its files show no memory any more, theirs do. */
+static void read_other_task(struct member *member, uint64_t *ret_resident, uint64_t *ret_file)
+{
+	pid_t tids[MAX_THREADS];
+	int nr = member->pidfd < 0 || pidfd_has_exited(member->pidfd) ? 0 : process_threads(member->pid, tids, MAX_THREADS);
+	for (int i = 0; i < MIN_OF(nr, MAX_THREADS); i++) {
+		int statm = tids[i] == member->task ? -1 : open_statm(tids[i]);
+		if (statm < 0)
+			continue;
+		close(member->statm);
+		member->statm = statm;
+		member->task = tids[i];
+		if (read_statm(member, ret_resident, ret_file))
+			return;
 	}
+}
+
+/* Since the last sample: how many pages were copied (by a write of the program, or to evict them), and how many were evicted. */
+struct change {
+	uint64_t copied, evicted;
+};
+
+static uint64_t growth_of(uint64_t *seen, _Atomic uint64_t *counter)
+{
+	uint64_t now = atomic_load_explicit(counter, memory_order_relaxed);
+	uint64_t growth = now - MIN_OF(*seen, now);
+	*seen = now;
+	return growth;
+}
+
+static struct change look_for_change(struct member *member, uint64_t grown)
+{
+	struct change change = {0};
+	uint64_t faults = member->seen_faults;
+	if ((member->shared_anon || member->common) && process_minor_faults(member->task, &faults) == 0)
+		change.copied = faults - member->seen_faults - MIN_OF(grown, faults - member->seen_faults);
+	member->seen_faults = faults;
+	if (member->as) {
+		change.copied += growth_of(&member->seen_broken, &member->as->broken);
+		change.evicted = growth_of(&member->seen_evicted, &member->as->evicted);
+	}
+	return change;
+}
+
+/* Each copy is one page more: first of those that were counted for others, then of those that others counted for this one. */
+static void count_copies(struct members *members, struct member *member, uint64_t copied)
+{
+	uint64_t taken = MIN_OF(member->shared_anon, copied);
+	uint64_t rest = MIN_OF(copied - taken, member->common);
+	if (taken)
+		member->common = member->common * (member->shared_anon - taken) / member->shared_anon;
+	member->shared_anon -= taken;
+	rest = MIN_OF(rest, member->common);
+	member->common -= rest;
+	members->unowned += rest;
+	members->doubt += taken + rest;
+}
+
+static void sample_one(struct members *members, struct member *member)
+{
+	uint64_t resident, file;
+	if (!read_statm(member, &resident, &file) && member->resident)
+		read_other_task(member, &resident, &file);
+	uint64_t grown = resident > member->resident ? resident - member->resident : 0;
+	uint64_t lost = resident < member->resident ? member->resident - resident : 0;
+	struct change change = look_for_change(member, grown);
+	if (lost > member->resident / 2 && lost > change.evicted) /* exit, or exec */
+		bequeath(members, member);
+	count_copies(members, member, change.copied);
+	members->doubt += MIN_OF(lost - MIN_OF(change.evicted, lost), member->shared_anon + member->shared_file);
+	members->doubt += file > member->file ? file - member->file : 0;
 	member->resident = resident;
-	member->file = MIN_OF(file, resident);
-	member->shared = MIN_OF(member->shared, member->resident); /* after exec what was shared is gone */
+	member->file = file;
+	member->shared_anon = MIN_OF(member->shared_anon, resident - file);
+	member->shared_file = MIN_OF(member->shared_file, file);
 }
 
 uint64_t members_sample(struct members *members)
@@ -194,48 +309,68 @@ uint64_t members_sample(struct members *members)
 	members->at_most = 0;
 	for (uint32_t i = 0; i < members->nr; i++) {
 		struct member *member = &members->items[i];
-		sample_one(member);
+		sample_one(members, member);
 		members->at_most += member->resident;
 		if (member->same_memory)
 			continue;
-		resident += member->resident - member->shared;
-		file += member->file - MIN_OF(member->file, member->shared);
+		resident += member->resident - member->shared_anon - member->shared_file;
+		file += member->file - member->shared_file;
 	}
-	members->resident = resident;
+	members->resident = resident + members->unowned;
 	members->file = file;
-	return resident;
+	return members->resident;
 }
 
-/* vfork's child gets its own memory when it calls exec. */
-static void recheck_same_memory(struct members *members, struct member *member)
+/*
+ * Races: the member goes on meanwhile. What it does shows in the next samples, which begin where this look began; what two members do between
+ * the looks at one and the other is the error that remains until the next measuring.
+ */
+static void measure_one(struct members *members, struct member *member)
 {
-	struct process_info info;
-	if (process_info_read(member->pid, &info) < 0 || process_same_memory(member->pid, info.parent) != 1)
-		member->same_memory = false;
-}
-
-void members_measure_sharing(struct members *members, uint64_t now_ns)
-{
-	uint32_t large = 0;
-	for (uint32_t i = 0; i < members->nr; i++) {
-		if (members->items[i].same_memory)
-			recheck_same_memory(members, &members->items[i]);
-		large += members->items[i].resident >= WORTH_MEASURING;
-	}
-	if (now_ns - members->measured_ns < MEASURE_INTERVAL_NS)
+	struct process_sharing now;
+	if (member->same_memory)
 		return;
-	members->measured_ns = now_ns;
+	sample_one(members, member);
+	member->shared_anon = member->shared_file = member->common = 0;
+	if (!member->resident || process_sharing_read(member->task, &now) < 0)
+		return;
+	uint64_t proportional = now.proportional_anon + now.proportional_file;
+	member->shared_anon = MIN_OF(now.anon - MIN_OF(now.proportional_anon, now.anon), member->resident - member->file);
+	member->shared_file = MIN_OF(now.file - MIN_OF(now.proportional_file, now.file), member->file);
+	member->common = proportional - MIN_OF(now.own, proportional);
+	member->locked = now.locked;
+	process_minor_faults(member->task, &member->seen_faults);
+}
+
+static bool is_time(const struct members *members, enum measuring measuring, uint64_t now_ns)
+{
+	bool is_large = members->doubt >= members->resident / 16;
+	uint64_t share = measuring == MEASURE_FAR ? 50 : is_large ? 2 : 5;
+	uint64_t doubt = MAX_OF(members->resident / (measuring == MEASURE_NEAR ? 256 : 64), LEAST_DOUBT);
+	return measuring == MEASURE_NOW ||
+	       (members->doubt >= doubt && now_ns - members->measured_ns >= members->measuring_took_ns * share);
+}
+
+bool members_measure_sharing(struct members *members, enum measuring measuring, uint64_t now_ns)
+{
+	struct timespec t;
+	uint32_t own_memory = 0;
+	if (!is_time(members, measuring, now_ns))
+		return false;
+	members->doubt = members->unowned = 0;
+	for (uint32_t i = 0; i < members->nr; i++)
+		own_memory += !members->items[i].same_memory && members->items[i].resident;
 	for (uint32_t i = 0; i < members->nr; i++) {
 		struct member *member = &members->items[i];
-		uint64_t pss_bytes;
-		if (large < 2) {
-			member->shared = 0;
-		} else if (member->resident >= WORTH_MEASURING && process_pss_read(member->pid, &pss_bytes) == 0) {
-			sample_one(member);
-			uint64_t pss = pss_bytes >> PAGE_SHIFT;
-			member->shared = member->resident > pss ? member->resident - pss : 0;
-		}
+		if (own_memory > 1 || measuring == MEASURE_NOW)
+			measure_one(members, member);
+		if (own_memory <= 1)
+			member->shared_anon = member->shared_file = member->common = 0;
 	}
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	members->measured_ns = (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+	members->measuring_took_ns = members->measured_ns - MIN_OF(now_ns, members->measured_ns);
+	return true;
 }
 
 void member_kill(struct member *member, int signal)

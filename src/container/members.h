@@ -2,9 +2,16 @@
  * The processes of a container: the keeper's descendants without its agents, and what was attached and its descendants, with what each holds in memory. Container thread only, but
  * for the copy of the pids that the reclaim thread takes (members_copy_pids).
  *
- * Usage is the sum of resident sets, less what several members have in common: a page shared by fork is counted once. How much is
- * common is measured from the proportional set sizes (smaps_rollup) whenever there is more than one member of some size; a fork's child
- * counts as sharing all that its parent holds until it has been measured.
+ * Usage is what the sum of the proportional set sizes would be: a page that several members map counts once. To ask the kernel for that
+ * (smaps_rollup) takes 25 to 65 ns a page, too much for every sample, so each member's resident set (statm) is read often, and of it is
+ * taken off what was counted elsewhere when sharing was measured last. What can change sharing since is followed from outside:
+ *
+ *   a fault that did not make the resident set larger    has copied a page that fork left shared: one page more, counted here from now on
+ *   a new member                                         is a fork's child: it has what its parent has, but for what it has copied since
+ *   a member is gone, by exit or exec                    its part of what it shared is the others' now
+ *   file pages appear, pages vanish                      perhaps they were shared: doubt
+ *
+ * Doubt is the number of pages by which the sum may be off. When it is worth it, sharing is measured anew, for a bounded part of the time.
  */
 #pragma once
 
@@ -15,11 +22,15 @@ struct address_space;
 
 struct member {
 	pid_t pid;
-	int statm;  /* /proc/PID/statm, kept open: it belongs to this process even if the pid is used again */
+	pid_t task;  /* whose files in /proc are read: pid, or another thread after the leader alone has ended */
+	int statm;   /* /proc/TASK/statm, kept open: it belongs to this process even if the pid is used again */
 	int pidfd;
-	uint64_t resident, file; /* pages at the last sample */
-	uint64_t shared;         /* pages counted elsewhere */
-	uint64_t seen_resident;  /* at the last look for new mappings */
+	uint64_t resident, file;           /* pages at the last sample */
+	uint64_t shared_anon, shared_file; /* of these, pages counted elsewhere */
+	uint64_t common;                   /* what the others take over of this one's count when it is gone */
+	uint64_t locked;                   /* pages locked in memory when sharing was measured last */
+	uint64_t seen_faults;              /* minor faults at the last sample */
+	uint64_t seen_broken, seen_evicted; /* the address space's counters at the last sample */
 	struct address_space *as; /* NULL: not adopted */
 	bool unadoptable;        /* tried and refused; the reason was said once */
 	bool present;            /* during a refresh */
@@ -33,8 +44,10 @@ struct members {
 	struct member *items;
 	uint32_t nr, capacity;
 	uint64_t resident, file; /* sums of the last sample, shared pages once */
-	uint64_t at_most;        /* the sum if nothing were shared: near the limit it has to be measured */
-	uint64_t measured_ns;    /* when sharing was measured last */
+	uint64_t at_most;        /* the sum if nothing were shared */
+	uint64_t unowned;        /* pages that became the members' without it being known whose */
+	uint64_t doubt;          /* pages by which the sum may be off */
+	uint64_t measured_ns, measuring_took_ns;
 };
 
 void members_init(struct members *members);
@@ -54,8 +67,15 @@ int members_refresh(struct members *members, const pid_t *roots, uint32_t nr_roo
 /* Reads every member's figures; returns the usage in pages. */
 uint64_t members_sample(struct members *members);
 
-/* Measures sharing anew when that may matter; costs about 25 ns a resident page. */
-void members_measure_sharing(struct members *members, uint64_t now_ns);
+/* How much effort sharing is worth now. */
+enum measuring {
+	MEASURE_FAR,  /* from the limit: a fiftieth of the time, for figures that somebody may ask for */
+	MEASURE_NEAR, /* a fifth of it, a third when there is much doubt */
+	MEASURE_NOW,  /* somebody asks */
+};
+
+/* Measures sharing anew if there is enough doubt and it is its time. True when it was; the next sample may differ by more than the program did. */
+bool members_measure_sharing(struct members *members, enum measuring measuring, uint64_t now_ns);
 
 /* By pidfd: never to another process that was given the number of a member that has ended. */
 void member_kill(struct member *member, int signal);

@@ -92,12 +92,21 @@ static void publish(struct container *c)
 	stat_set(&c->stats, file, file);
 	stat_set(&c->stats, anon, resident - MIN_OF(file, resident));
 	stat_set(&c->stats, nr_processes, c->members.nr);
+	uint64_t certain = resident - MIN_OF(c->members.doubt << PAGE_SHIFT, resident);
+	if (certain > stat_get(&c->stats, rss_max_usage))
+		stat_set(&c->stats, rss_max_usage, certain);
 }
 
 static uint64_t sample(struct container *c)
 {
+	uint64_t limit = charge_limit(&c->charge);
 	struct charge_sample begun = charge_sample_begin(&c->charge);
 	int64_t grown = charge_sample_end(&c->charge, begun, members_sample(&c->members));
+	bool is_near = c->closed || c->members.at_most + closing_distance(c, limit) > limit;
+	if (members_measure_sharing(&c->members, is_near ? MEASURE_NEAR : MEASURE_FAR, container_now_ns())) {
+		begun = charge_sample_begin(&c->charge); /* a better figure, not growth */
+		charge_sample_end(&c->charge, begun, members_sample(&c->members));
+	}
 	c->uncovered = (uint64_t)MAX_OF((int64_t)c->uncovered + grown, 0);
 	measure_pace(c, grown, container_now_ns());
 	publish(c);
@@ -195,11 +204,7 @@ uint64_t container_tick(struct container *c)
 	uint64_t usage = sample(c);
 	if (c->frozen)
 		return tick_frozen(c, usage);
-	if (c->members.at_most + closing_distance(c, limit) > limit) {
-		members_measure_sharing(&c->members, now);
-		usage = sample(c);
-		c->closed |= usage + closing_distance(c, limit) > limit;
-	}
+	c->closed |= usage + closing_distance(c, limit) > limit;
 	if (c->closed)
 		tick_closed(c, usage, now);
 	if (now - c->last_upkeep_ns > UPKEEP_NS) {

@@ -31,6 +31,8 @@ struct address_space {
 	bool process_seen; /* container thread: a forked child whose process was seen among the members */
 	bool released;     /* container thread: nothing is registered any more, the agent may end */
 	_Atomic bool dead; /* the memory is gone; nothing is served any more */
+	_Atomic uint64_t broken;  /* pages copied, ever, to end the sharing that fork left */
+	_Atomic uint64_t evicted; /* pages that have left, ever */
 
 	pid_t pid;   /* 0: child of a fork whose process is not known yet */
 	int pagemap, maps; /* its files in /proc; -1 until the process is known */

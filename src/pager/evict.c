@@ -456,6 +456,7 @@ static void finish(struct transaction *t, int captured, struct evict_result *res
 		fatal(t, -EPIPE);
 	charge_uncharge(pager->charge, (uint64_t)captured);
 	atomic_fetch_add(&pager->evicted, (uint64_t)captured);
+	atomic_fetch_add_explicit(&t->as->evicted, (uint64_t)captured, memory_order_relaxed);
 	stat_add(pager->stats, rss_reclaimed, captured);
 	result->evicted = (uint32_t)captured;
 }

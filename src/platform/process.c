@@ -189,19 +189,33 @@ int process_residence_read(pid_t pid, struct process_residence *ret)
 	return 0;
 }
 
-int process_pss_read(pid_t pid, uint64_t *ret_pss_bytes)
+/* The figure of a line "NAME:   N kB" of smaps_rollup, in pages; 0 where the kernel has no such line. */
+static uint64_t rollup_figure(const char *text, const char *name)
+{
+	char key[32];
+	const char *line;
+
+	snprintf(key, sizeof(key), "\n%s:", name);
+	line = strstr(text, key);
+	return line ? strtoull(line + strlen(key), NULL, 10) >> (PAGE_SHIFT - 10) : 0;
+}
+
+int process_sharing_read(pid_t pid, struct process_sharing *ret)
 {
 	char buf[2048];
 	ssize_t n = read_proc(pid, "smaps_rollup", buf, sizeof(buf));
-	unsigned long kib;
-	const char *line;
 
 	if (n < 0)
 		return (int)n;
-	line = strstr(buf, "\nPss:");
-	if (!line || sscanf(line, "\nPss: %lu kB", &kib) != 1)
-		return -EBADMSG;
-	*ret_pss_bytes = (uint64_t)kib << 10;
+	uint64_t anon = rollup_figure(buf, "Anonymous"), resident = rollup_figure(buf, "Rss");
+	*ret = (struct process_sharing){
+		.anon = anon,
+		.file = resident > anon ? resident - anon : 0,
+		.proportional_anon = rollup_figure(buf, "Pss_Anon"),
+		.proportional_file = rollup_figure(buf, "Pss_File") + rollup_figure(buf, "Pss_Shmem"),
+		.own = rollup_figure(buf, "Private_Clean") + rollup_figure(buf, "Private_Dirty"),
+		.locked = rollup_figure(buf, "Locked"),
+	};
 	return 0;
 }
 
@@ -210,7 +224,7 @@ int process_pss_read(pid_t pid, uint64_t *ret_pss_bytes)
  * Field numbers are those of proc(5); state is 3.
  */
 #define PF_KTHREAD 0x200000ull /* include/linux/sched.h */
-enum stat_field { STAT_PARENT = 4, STAT_FLAGS = 9, STAT_START_TIME = 22, STAT_ARG_START = 48, STAT_ENV_END = 51 };
+enum stat_field { STAT_PARENT = 4, STAT_FLAGS = 9, STAT_MINOR_FAULTS = 10, STAT_START_TIME = 22, STAT_ARG_START = 48, STAT_ENV_END = 51 };
 
 static uint64_t stat_field(const char *after_name, int field)
 {
@@ -285,6 +299,18 @@ pid_t process_innermost_pid(pid_t pid)
 	value[strcspn(value, "\n")] = '\0';
 	const char *last = strrchr(value, '\t');
 	return (pid_t)strtol(last ? last : value, NULL, 10);
+}
+
+int process_minor_faults(pid_t pid, uint64_t *ret)
+{
+	char buf[1024];
+	ssize_t n = read_proc(pid, "stat", buf, sizeof(buf));
+	const char *close_paren = n < 0 ? NULL : strrchr(buf, ')');
+
+	if (!close_paren || close_paren[1] != ' ')
+		return n < 0 ? (int)n : -EBADMSG;
+	*ret = stat_field(close_paren + 1, STAT_MINOR_FAULTS);
+	return 0;
 }
 
 int process_oom_score_adj(pid_t pid, int *ret)

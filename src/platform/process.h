@@ -46,8 +46,19 @@ struct process_residence { /* pages */
 /* /proc/PID/status. All zero for a process that has no memory any more. 0 or -errno. */
 int process_residence_read(pid_t pid, struct process_residence *ret);
 
-/* /proc/PID/smaps_rollup: proportional set size in bytes; walks all pages, about 25 ns each. */
-int process_pss_read(pid_t pid, uint64_t *ret_pss_bytes);
+/* Pages of a process at one moment, by /proc/PID/smaps_rollup. File pages include shared memory (shmem, memfd). */
+struct process_sharing {
+	uint64_t anon, file;                           /* resident */
+	uint64_t proportional_anon, proportional_file; /* a page that n processes map counts 1/n */
+	uint64_t own;                                  /* mapped by no other process */
+	uint64_t locked;                               /* in mlocked mappings, proportional */
+};
+
+/* Walks all pages, 25 to 65 ns each. 0 or -errno (-ESRCH: no memory of its own any more). */
+int process_sharing_read(pid_t pid, struct process_sharing *ret);
+
+/* Faults without I/O of all threads since the process began: each touch of a new page is one, and each copy of a page shared by fork. */
+int process_minor_faults(pid_t pid, uint64_t *ret);
 
 struct process_info {
 	char name[16];

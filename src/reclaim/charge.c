@@ -91,8 +91,6 @@ int64_t charge_sample_end(struct charge *charge, struct charge_sample sample, ui
 	charge->sampled = rss_pages;
 	charge->committed_at_sample = sample.committed;
 	charge->uncharged_at_sample = charge->uncharged;
-	if (rss_pages > charge->max_usage)
-		charge->max_usage = rss_pages;
 	uint64_t now = usage_locked(charge);
 	lock_drop(&charge->lock);
 	return (int64_t)(now - expected);

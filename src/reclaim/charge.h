@@ -21,7 +21,6 @@ struct charge {
 	uint64_t committed; /* ever */
 	uint64_t uncharged; /* ever */
 	uint64_t committed_at_sample, uncharged_at_sample;
-	uint64_t max_usage; /* highest sample */
 	uint64_t failcnt;   /* prepares that hit the limit */
 };
 
