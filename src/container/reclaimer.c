@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "container/container.h"
 #include "pager/evict.h"
+#include "pager/shared_pages.h"
 #include "pager/writeback.h"
 #include "platform/pagemap.h"
 #include "platform/process.h"
@@ -172,11 +173,14 @@ static uint64_t evict_some(struct reclaimer *r, uint64_t want, enum exhaustion *
 		if (i < 0)
 			return 0;
 		struct evict_result result = evict_pages(r->spaces[i], (uint32_t)MIN_OF(want, BATCH_PAGES));
+		uint64_t freed = result.evicted;
+		if (result.shared.end)
+			freed += shared_pages_evict(r->spaces, r->nr_spaces, result.shared.start);
 		writeback_reap(r->c->pager.writeback, false);
 		if (result.removed > BATCH_PAGES && result.evicted == 0)
 			atomic_store(&r->c->barrier_wanted, true);
-		if (result.evicted)
-			return result.evicted;
+		if (freed)
+			return freed;
 		if (result.no_slots < 0 && !free_clean_slots(r)) {
 			*ret_why = result.no_slots == -ENOSPC ? EXHAUSTED_SWAP_FULL : EXHAUSTED_SWAP_FAILED;
 			return 0;

@@ -226,6 +226,7 @@ struct address_space *address_space_fork(struct address_space *parent, int child
 		return NULL;
 	}
 	child->sentinel = parent->sentinel;
+	child->shares = parent->shares = true;
 	child->wipe_unchecked = shadow_count(child->shadow, STATE_SWAPPED) + shadow_count(child->shadow, STATE_STAGED) > 0;
 	return child;
 }

@@ -53,6 +53,8 @@ struct address_space {
 	uint32_t fills;           /* faults filled, for "used just now" */
 	struct range skip[MAX_SKIPS]; /* not movable in this revolution (locked, read-only, pinned) */
 	uint32_t nr_skips;
+	bool shares;              /* pages may be shared by fork: seen, or to be expected. Set by whoever sees it, tells reclaim to look */
+	bool seen_shared;         /* ... in this revolution of the hand */
 	struct range populated;   /* where sharing left by fork was broken last */
 	uint32_t revolutions_idle; /* revolutions of the hand without an eviction */
 	bool wipe_unchecked; /* forked child: MADV_WIPEONFORK ranges not yet looked for */

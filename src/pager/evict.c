@@ -33,6 +33,7 @@
 #define MAX_LOOKED_AT 16384      /* resident pages passed by in one transaction */
 #define IDLE_REVOLUTIONS 5       /* one more than the highest age: then every page has been passed at age 0 */
 #define MAX_BUSY_PAGES 256       /* pages whose sharing is broken in one go */
+#define SHARED_AGE 1u            /* a page that several processes share is worth more than a page of one */
 
 struct run {
 	remote_addr_t start;
@@ -48,6 +49,9 @@ struct transaction {
 	struct run runs[MAX_RUNS];
 	uint32_t nr_runs, nr_pages;
 	struct agent_op ops[MAX_RUNS + 1];
+	const struct page_set *listed; /* only these, whatever their age; NULL: what the clock says */
+	bool knows_shared;       /* pages shared by fork are told apart */
+	struct range shared;     /* the first of them whose turn it is, and those behind it; end 0: none */
 	struct run busy; /* shared by fork or pinned; nr_pages 0: none */
 	uint32_t nr_slots; /* pages of the batch that hold slot references */
 	uint32_t passed;   /* pages passed by since the last write-protection */
@@ -82,15 +86,20 @@ static bool was_used_just_now(const struct address_space *as, shadow_entry_t ent
 /* Writes are no evidence any more when nothing has left in two revolutions: all of it is in use, and something has to go. */
 #define REVOLUTIONS_FOR_WRITTEN 2
 
+static bool may_leave(const struct address_space *as, shadow_entry_t entry)
+{
+	return !(entry & (ENTRY_PINNED | ENTRY_REMOVED | ENTRY_LOADING)) && !entry_is_evicted(entry) && !was_used_just_now(as, entry);
+}
+
 /* True when the page is to leave now; one that was used is passed, with its new age. */
-static bool is_candidate(struct transaction *t, remote_addr_t page, bool written)
+static bool is_candidate(struct transaction *t, remote_addr_t page, bool written, bool shared)
 {
 	struct address_space *as = t->as;
 	shadow_entry_t entry = shadow_get(as->shadow, page);
-	unsigned age = entry_age(entry);
+	unsigned age = shared && !(entry & ENTRY_ARMED) ? SHARED_AGE + 1 : entry_age(entry);
 	if (entry & ENTRY_REMOVED)
 		t->removed++;
-	if (entry & (ENTRY_PINNED | ENTRY_REMOVED | ENTRY_LOADING) || entry_is_evicted(entry) || was_used_just_now(as, entry))
+	if (!may_leave(as, entry))
 		return false;
 	written = written && (entry & ENTRY_ARMED) && as->revolutions_idle < REVOLUTIONS_FOR_WRITTEN;
 	if (clock_hand_passes(age, written, &age))
@@ -113,13 +122,37 @@ static bool append_page(struct transaction *t, remote_addr_t page, bool continue
 	return true;
 }
 
-/* Takes candidates from one run of resident pages; returns the address where looking stopped. */
+/*
+ * A page that several processes share cannot be moved, and to evict it from one of them frees nothing: when its turn has come, it and its
+ * neighbours are left to shared_pages_evict. False: there is one more range of them, which has to wait.
+ */
+static bool note_shared(struct transaction *t, remote_addr_t page, bool written)
+{
+	t->as->seen_shared = true;
+	if (page < t->shared.end || !is_candidate(t, page, written, true))
+		return true;
+	if (t->shared.end)
+		return false;
+	t->shared = (struct range){page, page + BATCH_PAGES * PAGE_BYTES};
+	return true;
+}
+
+static bool is_listed(const struct page_set *set, remote_addr_t page)
+{
+	uint64_t index = (page - set->start) / PAGE_BYTES;
+	return page >= set->start && index < BATCH_PAGES && set->has[index];
+}
+
+/* Takes candidates from one run of at most MAX_LOOK resident pages; returns the address where looking stopped. */
 static remote_addr_t choose_in_run(struct transaction *t, const struct page_run *run)
 {
+	static _Thread_local bool shared[MAX_LOOK];
 	remote_addr_t start = run->start, end = run->end;
 	struct address_space *as = t->as;
 	remote_addr_t last = 0, skip_end;
 	struct range range = {0};
+	uint32_t nr_pages = (uint32_t)((end - start) / PAGE_BYTES);
+	bool tell_apart = t->knows_shared && !t->listed && nr_pages <= MAX_LOOK && pagemap_find_shared(as->pagemap, start, nr_pages, shared) == 0;
 	for (remote_addr_t page = start; page < end; page += PAGE_BYTES) {
 		if (t->nr_pages == t->want)
 			return page;
@@ -134,7 +167,13 @@ static remote_addr_t choose_in_run(struct transaction *t, const struct page_run 
 			continue;
 		}
 		t->looked_at++;
-		if (!is_candidate(t, page, run->categories & PAGE_WRITTEN))
+		bool written = run->categories & PAGE_WRITTEN;
+		if (tell_apart && shared[(page - start) / PAGE_BYTES]) {
+			if (!note_shared(t, page, written))
+				return page;
+			continue;
+		}
+		if (t->listed ? !is_listed(t->listed, page) || !may_leave(as, shadow_get(as->shadow, page)) : !is_candidate(t, page, written, false))
 			continue;
 		/* A MOVE must not cross from one mapping to the next, nor a page table that a large page would have to be split for. */
 		bool same_mapping = page < range.end;
@@ -201,8 +240,26 @@ static int choose(struct transaction *t)
 		as->hand = 0;
 		as->nr_skips = 0;
 		as->revolutions_idle++;
+		as->shares = as->seen_shared;
+		as->seen_shared = false;
 	}
 	return 0;
+}
+
+static int choose_listed(struct transaction *t)
+{
+	struct page_run runs[BATCH_PAGES];
+	uint64_t walked;
+	struct pagemap_query query = {.start = t->listed->start,
+				      .end = t->listed->start + BATCH_PAGES * PAGE_BYTES,
+				      .require = PAGE_PRESENT | PAGE_WP_ALLOWED,
+				      .forbid = PAGE_FILE | PAGE_ZERO,
+				      .report = PAGE_PRESENT};
+	int n = pagemap_scan(t->as->pagemap, &query, runs, ARRAY_LEN(runs), &walked);
+	for (int i = 0; i < n; i++)
+		if (choose_in_run(t, &runs[i]) < runs[i].end)
+			break;
+	return MIN_OF(n, 0);
 }
 
 /* Gives every chosen page a slot of its own; drops candidates for which there is none. */
@@ -428,6 +485,23 @@ static void break_sharing(struct transaction *t)
 	lock_drop(&as->layout);
 }
 
+/*
+ * MOVE has refused pages. Where it was not known that there is sharing, the next look tells apart what is shared. What is not shared any more,
+ * but was, is still marked so, and a write cures it.
+ */
+static void deal_with_busy(struct transaction *t)
+{
+	struct address_space *as = t->as;
+	if (t->knows_shared) {
+		break_sharing(t);
+		return;
+	}
+	lock_take(&as->layout);
+	as->shares = as->seen_shared = true;
+	as->hand = t->busy.start;
+	lock_drop(&as->layout);
+}
+
 static void fatal(struct transaction *t, int error)
 {
 	struct pager *pager = t->as->pager;
@@ -468,7 +542,8 @@ static int move_out(struct transaction *t)
 	if (uffd_event_pending(as->uffd))
 		return -EAGAIN;
 	registration_pin_threads(as);
-	int r = choose(t);
+	t->knows_shared = as->shares;
+	int r = t->listed ? choose_listed(t) : choose(t);
 	if (r < 0 || !t->nr_pages)
 		return r;
 	take_slots(t);
@@ -484,7 +559,7 @@ static void transact(struct transaction *t, struct evict_result *result)
 	struct address_space *as = t->as;
 	lock_take(&as->layout);
 	int r = move_out(t);
-	if (r > 0)
+	if (r > 0 || t->shared.end)
 		as->revolutions_idle = 0;
 	result->dry = r == 0 && as->revolutions_idle >= IDLE_REVOLUTIONS;
 	if (result->dry)
@@ -492,6 +567,7 @@ static void transact(struct transaction *t, struct evict_result *result)
 	lock_drop(&as->layout);
 	result->no_slots = t->no_slots;
 	result->removed = t->removed;
+	result->shared = t->shared;
 	if (r > 0)
 		finish(t, r, result);
 	else if (r == -EAGAIN)
@@ -502,25 +578,121 @@ static void transact(struct transaction *t, struct evict_result *result)
 		fatal(t, r);
 	if (r < 0)
 		give_slots_back(t);
-	if (t->busy.nr_pages && r >= 0 && !result->cannot)
-		break_sharing(t);
+	if (t->busy.nr_pages && !t->listed && r >= 0 && !result->cannot)
+		deal_with_busy(t);
+}
+
+/* Agent lock held. */
+static bool can_evict(const struct address_space *as)
+{
+	return as->agent && as->pagemap >= 0 && !atomic_load(&as->dead);
+}
+
+/* Agent lock held. */
+static struct evict_result evict(struct address_space *as, uint32_t want, const struct page_set *listed)
+{
+	static _Thread_local struct transaction t;
+	struct evict_result result = {0};
+	t = (struct transaction){.as = as, .want = MIN_OF(want, BATCH_PAGES), .listed = listed};
+	t.batch = writeback_take(as->pager->writeback, as);
+	if (!t.batch) {
+		result.cannot = true;
+		return result;
+	}
+	transact(&t, &result);
+	if (t.batch)
+		writeback_return(as->pager->writeback, t.batch);
+	return result;
 }
 
 struct evict_result evict_pages(struct address_space *as, uint32_t want)
 {
-	struct evict_result result = {0};
-	static _Thread_local struct transaction t;
+	struct evict_result result = {.cannot = true};
 	lock_take(&as->agent_lock);
-	if (!as->agent || as->pagemap < 0 || atomic_load(&as->dead)) {
-		lock_drop(&as->agent_lock);
-		result.cannot = true;
-		return result;
-	}
-	t = (struct transaction){.as = as, .want = MIN_OF(want, BATCH_PAGES)};
-	t.batch = writeback_take(as->pager->writeback, as);
-	transact(&t, &result);
-	if (t.batch)
-		writeback_return(as->pager->writeback, t.batch);
+	if (can_evict(as))
+		result = evict(as, want, NULL);
 	lock_drop(&as->agent_lock);
 	return result;
+}
+
+/* Agent and layout lock held. */
+static uint32_t find_shared(struct address_space *as, struct page_set *set)
+{
+	bool shared[BATCH_PAGES];
+	struct page_run runs[BATCH_PAGES];
+	uint64_t walked;
+	uint32_t found = 0;
+	struct pagemap_query query = {.start = set->start,
+				      .end = set->start + BATCH_PAGES * PAGE_BYTES,
+				      .require = PAGE_PRESENT | PAGE_WP_ALLOWED,
+				      .forbid = PAGE_FILE | PAGE_ZERO,
+				      .report = PAGE_PRESENT};
+	int n = pagemap_scan(as->pagemap, &query, runs, ARRAY_LEN(runs), &walked);
+	if (n <= 0 || pagemap_find_shared(as->pagemap, set->start, BATCH_PAGES, shared) < 0)
+		return 0;
+	for (int i = 0; i < n; i++) {
+		for (remote_addr_t page = runs[i].start; page < runs[i].end; page += PAGE_BYTES) {
+			uint64_t k = (page - set->start) / PAGE_BYTES;
+			bool is_ours = page - as->agent->base < as->agent->size || page == as->sentinel;
+			set->has[k] = shared[k] && !is_ours && may_leave(as, shadow_get(as->shadow, page));
+			found += set->has[k];
+		}
+	}
+	return found;
+}
+
+uint32_t evict_find_shared(struct address_space *as, struct page_set *set)
+{
+	uint32_t found = 0;
+	memset(set->has, 0, sizeof(set->has));
+	lock_take(&as->agent_lock);
+	if (can_evict(as)) {
+		lock_take(&as->layout);
+		found = find_shared(as, set);
+		as->shares |= found > 0;
+		as->seen_shared |= found > 0;
+		lock_drop(&as->layout);
+	}
+	lock_drop(&as->agent_lock);
+	return found;
+}
+
+/*
+ * A write to each page of the set gives the process a copy of its own, or, where nobody else has it any more, the page itself. Without the layout
+ * lock, as in break_sharing. Returns how many copies were made, which are charged.
+ */
+static uint32_t make_own(struct address_space *as, const struct page_set *set)
+{
+	struct agent_op ops[BATCH_PAGES / 2 + 1];
+	bool shared[BATCH_PAGES];
+	uint32_t nr_ops = 0, copies = 0;
+	if (pagemap_find_shared(as->pagemap, set->start, BATCH_PAGES, shared) < 0)
+		return 0;
+	for (uint32_t i = 0; i < BATCH_PAGES; i++) {
+		if (!set->has[i])
+			continue;
+		copies += shared[i];
+		if (i && set->has[i - 1])
+			ops[nr_ops - 1].len += PAGE_BYTES;
+		else
+			ops[nr_ops++] = (struct agent_op){
+				.opcode = AGENT_POPULATE_WRITE, .dst = set->start + (uint64_t)i * PAGE_BYTES, .len = PAGE_BYTES};
+	}
+	charge_prepare_forced(as->pager->charge, copies);
+	charge_commit(as->pager->charge, copies);
+	atomic_fetch_add_explicit(&as->broken, copies, memory_order_relaxed);
+	agent_execute(as->agent, ops, nr_ops); /* a dead agent shows in the transaction that follows */
+	return copies;
+}
+
+int64_t evict_shared(struct address_space *as, const struct page_set *set)
+{
+	int64_t freed = 0;
+	lock_take(&as->agent_lock);
+	if (can_evict(as)) {
+		freed -= make_own(as, set);
+		freed += evict(as, BATCH_PAGES, set).evicted;
+	}
+	lock_drop(&as->agent_lock);
+	return freed;
 }

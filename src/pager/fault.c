@@ -290,6 +290,11 @@ static uint32_t swapped_window(const struct address_space *as, remote_addr_t pag
 		remote_addr_t next = window.down ? page - (uint64_t)n * PAGE_BYTES : page + (uint64_t)n * PAGE_BYTES;
 		slot_t expected = window.down ? slot - n : slot + n;
 		shadow_entry_t entry = shadow_get(as->shadow, next);
+		/* A slot that another process's batch has written: nobody told this entry. */
+		if (entry_state(entry) == STATE_STAGED && entry_slot(entry) == expected && !writeback_has(as->pager->writeback, expected)) {
+			entry = (entry & ~ENTRY_STATE_MASK) | STATE_SWAPPED;
+			shadow_set(as->shadow, next, entry);
+		}
 		if (entry_state(entry) != STATE_SWAPPED || (entry & ENTRY_LOADING) || entry_slot(entry) != expected)
 			break;
 	}

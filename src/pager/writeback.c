@@ -8,6 +8,14 @@
 #include "base/log.h"
 #include "platform/userfaultfd.h"
 
+/* Where content was stored lately, by its checksum. A hint: the slot may hold something else by now. */
+struct stored {
+	uint64_t checksum, second;
+	slot_t slot;
+};
+
+#define NR_STORED 4096 /* the processes that share a page lose it within a few batches */
+
 struct writeback {
 	struct pager *pager;
 	struct lock lock; /* LOCK_WRITEBACK: states and page lists of the batches, for lookups by fault threads */
@@ -15,6 +23,7 @@ struct writeback {
 	struct batch *batches;
 	uint32_t nr_batches;
 	bool failed;
+	struct stored *stored; /* NR_STORED; NULL until memory shared by fork is evicted for the first time */
 };
 
 #define MAX_WRITES_IN_FLIGHT 256u
@@ -54,6 +63,7 @@ void writeback_free(struct writeback *wb)
 	for (uint32_t i = 0; i < wb->nr_batches; i++)
 		munmap(wb->batches[i].buffer, BATCH_PAGES * PAGE_BYTES);
 	lock_destroy(&wb->lock);
+	free(wb->stored);
 	free(wb->batches);
 	free(wb);
 }
@@ -73,6 +83,8 @@ struct batch *writeback_take(struct writeback *wb, struct address_space *as)
 			lock_drop(&wb->lock);
 			return batch;
 		}
+		if (wb->failed)
+			return NULL;
 		writeback_reap(wb, true);
 	}
 }
@@ -159,6 +171,36 @@ static enum page_state settled_state(const struct writeback *wb, slot_t old_slot
 	return find_slot(wb, old_slot, &index) ? STATE_STAGED : STATE_SWAPPED;
 }
 
+static struct stored *stored_place(const struct writeback *wb, uint64_t checksum)
+{
+	return wb->stored ? &wb->stored[checksum % NR_STORED] : NULL;
+}
+
+/*
+ * Processes that shared a page by fork lose it one after the other: the content is written once, and each entry has a reference. Races: the
+ * slot may have been freed, and used again, by threads that fill or forget pages; then it has another checksum, 0 until this thread gives it one.
+ */
+static bool settle_as_twin(struct writeback *wb, struct batch *batch, struct batch_page *page, uint64_t checksum, uint64_t second)
+{
+	const struct stored *stored = stored_place(wb, checksum);
+	struct swap *swap = wb->pager->swap;
+	if (!stored || stored->checksum != checksum || stored->second != second || stored->slot == page->slot ||
+	    !swap_get_if_same(swap, stored->slot, checksum))
+		return false;
+	if (settle_without_write(wb, batch, page, entry_make(settled_state(wb, stored->slot), stored->slot, 0, 0, 0)))
+		return true;
+	swap_put(swap, stored->slot);
+	return false;
+}
+
+static void remember_stored(struct writeback *wb, slot_t slot, uint64_t checksum, uint64_t second)
+{
+	if (!wb->stored)
+		wb->stored = calloc(NR_STORED, sizeof(*wb->stored));
+	if (wb->stored)
+		*stored_place(wb, checksum) = (struct stored){checksum, second, slot};
+}
+
 /* Returns true when the page has to be written. */
 static bool settle_page(struct writeback *wb, struct batch *batch, uint32_t index)
 {
@@ -178,6 +220,14 @@ static bool settle_page(struct writeback *wb, struct batch *batch, uint32_t inde
 			page->old_slot = NO_SLOT; /* the reference is the entry's now */
 			stat_add(wb->pager->stats, clean_drops, 1);
 		}
+	}
+	if (!settled && batch->as->shares) {
+		uint64_t second = swap_page_second_checksum(swap, content);
+		settled = settle_as_twin(wb, batch, page, checksum, second);
+		if (settled)
+			stat_add(wb->pager->stats, shared_drops, 1);
+		else
+			remember_stored(wb, page->slot, checksum, second);
 	}
 	if (page->old_slot != NO_SLOT)
 		swap_put(swap, page->old_slot);
@@ -245,6 +295,14 @@ static void finish(struct writeback *wb, struct batch *batch)
 	} else {
 		mark_swapped(batch);
 	}
+	bool is_needed = false;
+	for (uint32_t i = 0; i < batch->nr_pages; i++) {
+		slot_t slot = batch->pages[i].slot;
+		is_needed |= batch->error && slot != NO_SLOT && swap_references(wb->pager->swap, slot) > 1;
+	}
+	/* Other processes share content that exists nowhere but here. No more pages are evicted, so nobody misses the batch. */
+	if (is_needed)
+		return;
 	for (uint32_t i = 0; i < batch->nr_pages; i++)
 		if (batch->pages[i].slot != NO_SLOT)
 			swap_put(wb->pager->swap, batch->pages[i].slot);
@@ -301,6 +359,15 @@ void writeback_reap(struct writeback *wb, bool wait)
 				finish(wb, batch);
 		}
 	} while (n == (int)ARRAY_LEN(done));
+}
+
+bool writeback_has(struct writeback *wb, slot_t slot)
+{
+	uint32_t index;
+	lock_take(&wb->lock);
+	bool found = find_slot(wb, slot, &index);
+	lock_drop(&wb->lock);
+	return found;
 }
 
 bool writeback_has_failed(struct writeback *wb)

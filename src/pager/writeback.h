@@ -46,7 +46,7 @@ int writeback_new(struct pager *pager, uint32_t nr_batches, struct writeback **r
 /* Waits for the writes in flight. */
 void writeback_free(struct writeback *wb);
 
-/* Reclaim thread. A free batch in state BATCH_MOVING with one reference on as; waits for writes when all are busy. */
+/* Reclaim thread. A free batch in state BATCH_MOVING with one reference on as; waits for writes when all are busy. NULL once a write has failed. */
 struct batch *writeback_take(struct writeback *wb, struct address_space *as);
 
 /* Reclaim thread. Gives back a batch that came to nothing. */
@@ -56,7 +56,8 @@ void writeback_return(struct writeback *wb, struct batch *batch);
 void writeback_captured(struct writeback *wb, struct batch *batch);
 
 /*
- * Reclaim thread. Checksums the pages; those that are all zero or equal to their old slot are settled without a write; submits the rest.
+ * Reclaim thread. Checksums the pages; those that are all zero, equal to their old slot, or just stored for a process that shared them by fork are
+ * settled without a write; submits the rest.
  * The batch is freed when its writes are done.
  */
 void writeback_submit(struct writeback *wb, struct batch *batch);
@@ -69,3 +70,6 @@ bool writeback_has_failed(struct writeback *wb);
 
 /* Any thread. 1: the slot's content was copied to page; 0: no batch has it (it is in the file); -EAGAIN: not captured yet, ask again. */
 int writeback_find(struct writeback *wb, slot_t slot, void *page);
+
+/* Any thread. True while a batch has the slot: its content may not be in the file yet. */
+bool writeback_has(struct writeback *wb, slot_t slot);

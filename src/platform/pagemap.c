@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 
@@ -99,6 +100,22 @@ int pagemap_scan(int pagemap_fd, const struct pagemap_query *query, struct page_
 		return -errno;
 	*ret_walked_to = arg.walk_end;
 	return n;
+}
+
+int pagemap_find_shared(int pagemap_fd, remote_addr_t start, uint32_t nr, bool *ret_shared)
+{
+	const uint64_t present = 1ull << 63, exclusive = 1ull << 56;
+	uint64_t entries[256];
+	for (uint32_t done = 0; done < nr;) {
+		size_t n = MIN_OF(nr - done, ARRAY_LEN(entries));
+		off_t at = (off_t)(((start >> PAGE_SHIFT) + done) * sizeof(*entries));
+		if (pread(pagemap_fd, entries, n * sizeof(*entries), at) != (ssize_t)(n * sizeof(*entries)))
+			return -EIO;
+		for (size_t i = 0; i < n; i++)
+			ret_shared[done + i] = (entries[i] & (present | exclusive)) == present;
+		done += (uint32_t)n;
+	}
+	return 0;
 }
 
 static bool parse_hex(const char **at, uint64_t *ret)

@@ -42,6 +42,12 @@ int pagemap_open(pid_t pid);
 int pagemap_scan(int pagemap_fd, const struct pagemap_query *query, struct page_run *runs, uint32_t max_runs,
 		 uint64_t *ret_walked_to);
 
+/*
+ * For nr pages from start: which are present and mapped by more than one process (pages left shared by fork, and file pages). Costs about 50 ns a
+ * page. A page that is not shared any more may still be marked so inside the kernel (UFFDIO_MOVE: EBUSY) until it is written to. 0 or -errno.
+ */
+int pagemap_find_shared(int pagemap_fd, remote_addr_t start, uint32_t nr, bool *ret_shared);
+
 struct mapping {
 	remote_addr_t start, end;
 	uint64_t offset;

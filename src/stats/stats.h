@@ -31,6 +31,7 @@
 	X(swap_out, "pages written to the swap file")                                                              \
 	X(clean_drops, "pages evicted without a write, their slot was still right")                                \
 	X(zero_drops, "pages evicted without a slot, they held only zeros")                                        \
+	X(shared_drops, "pages evicted without a write, a process that shared them had just had them written")     \
 	X(readahead, "pages brought in with a neighbour")                                                          \
 	X(oom_kills, "count: processes killed by the container's OOM killer")                                      \
 	X(adoptions, "count: address spaces adopted")                                                              \

@@ -332,6 +332,20 @@ void swap_put(struct swap *swap, slot_t slot)
 		trimmer_wake(swap->trimmer);
 }
 
+/* Far from where the count would stick and the slot never be freed. */
+#define MANY_REFERENCES 32768
+
+bool swap_get_if_same(struct swap *swap, slot_t slot, uint64_t checksum)
+{
+	lock_take(&swap->lock);
+	uint32_t references = slot_map_references(swap->map, slot);
+	bool same = references && references < MANY_REFERENCES && slot_map_checksum(swap->map, slot) == checksum;
+	if (same)
+		slot_map_get(swap->map, slot);
+	lock_drop(&swap->lock);
+	return same;
+}
+
 uint32_t swap_references(struct swap *swap, slot_t slot)
 {
 	lock_take(&swap->lock);
@@ -343,6 +357,11 @@ uint32_t swap_references(struct swap *swap, slot_t slot)
 uint64_t swap_page_checksum(const struct swap *swap, const void *page)
 {
 	return XXH3_64bits_withSeed(page, PAGE_BYTES, swap->seed);
+}
+
+uint64_t swap_page_second_checksum(const struct swap *swap, const void *page)
+{
+	return XXH3_128bits_withSeed(page, PAGE_BYTES, swap->seed).high64;
 }
 
 void swap_set_checksum(struct swap *swap, slot_t slot, uint64_t checksum)

@@ -45,10 +45,15 @@ int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *re
 
 void swap_get(struct swap *swap, slot_t slot); /* one more reference; saturates at 65535 and is then never freed */
 void swap_put(struct swap *swap, slot_t slot); /* drops one; the last one frees the slot (empty clusters are punched out) */
+/* One more reference if the slot is in use with this checksum: for content that another page may have been stored with. */
+bool swap_get_if_same(struct swap *swap, slot_t slot, uint64_t checksum);
 uint32_t swap_references(struct swap *swap, slot_t slot);
 
 /* XXH3-64 of the page, seeded with a random secret of this container. */
 uint64_t swap_page_checksum(const struct swap *swap, const void *page);
+/* Another 64 bits: two pages of which both agree are the same, among however many. */
+uint64_t swap_page_second_checksum(const struct swap *swap, const void *page);
+/* A slot just allocated has checksum 0 until it is set. */
 void swap_set_checksum(struct swap *swap, slot_t slot, uint64_t checksum);
 uint64_t swap_checksum(const struct swap *swap, slot_t slot);
 
