@@ -103,8 +103,11 @@ struct container {
 
 uint64_t container_now_ns(void);
 
-/* Brings the figures that are kept elsewhere into the statistics. Container thread. */
+/* Brings the figures that are kept elsewhere into the statistics, up to date: walks all pages of the members. Container thread. */
 void container_publish_figures(struct container *c);
+
+/* Those of the last sample. Container thread. */
+void container_publish_usage(struct container *c);
 
 /* Kills the container with a reason; any thread, never blocks. The first reason is kept. */
 void container_kill(struct container *c, const char *reason);

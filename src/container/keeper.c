@@ -320,15 +320,6 @@ static int start_threads(struct container *c)
 	return r < 0 ? r : reclaimer_start(c, &c->reclaimer);
 }
 
-void container_publish_figures(struct container *c)
-{
-	stat_set(&c->stats, rss_failcnt, c->charge.failcnt);
-	stat_set(&c->stats, exit_status, c->exit_status);
-	stat_set(&c->stats, wall_us, (container_now_ns() - c->begin_ns) / 1000);
-	stat_set(&c->stats, swap_used, c->swap ? swap_used_slots(c->swap) * PAGE_BYTES : 0);
-	stat_set(&c->stats, swap_total, c->swap ? swap_total_slots(c->swap) * PAGE_BYTES : 0);
-}
-
 static void save_figures(struct container *c)
 {
 	container_publish_figures(c);

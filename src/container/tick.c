@@ -85,18 +85,6 @@ static void measure_pace(struct container *c, int64_t grown, uint64_t now)
 	c->pace_since_ns = now;
 }
 
-static void publish(struct container *c)
-{
-	uint64_t resident = c->members.resident << PAGE_SHIFT, file = c->members.file << PAGE_SHIFT;
-	stat_set(&c->stats, rss_usage, resident);
-	stat_set(&c->stats, file, file);
-	stat_set(&c->stats, anon, resident - MIN_OF(file, resident));
-	stat_set(&c->stats, nr_processes, c->members.nr);
-	uint64_t certain = resident - MIN_OF(c->members.doubt << PAGE_SHIFT, resident);
-	if (certain > stat_get(&c->stats, rss_max_usage))
-		stat_set(&c->stats, rss_max_usage, certain);
-}
-
 static uint64_t sample(struct container *c)
 {
 	uint64_t limit = charge_limit(&c->charge);
@@ -109,7 +97,7 @@ static uint64_t sample(struct container *c)
 	}
 	c->uncovered = (uint64_t)MAX_OF((int64_t)c->uncovered + grown, 0);
 	measure_pace(c, grown, container_now_ns());
-	publish(c);
+	container_publish_usage(c);
 	return charge_usage(&c->charge);
 }
 

@@ -60,8 +60,11 @@ void writeback_free(struct writeback *wb)
 	while (wb->io && swap_io_in_flight(wb->io))
 		writeback_reap(wb, true);
 	swap_io_free(wb->io);
-	for (uint32_t i = 0; i < wb->nr_batches; i++)
+	for (uint32_t i = 0; i < wb->nr_batches; i++) {
+		if (wb->batches[i].as) /* kept after a failed write */
+			address_space_put(wb->batches[i].as);
 		munmap(wb->batches[i].buffer, BATCH_PAGES * PAGE_BYTES);
+	}
 	lock_destroy(&wb->lock);
 	free(wb->stored);
 	free(wb->batches);
@@ -284,6 +287,24 @@ static void mark_swapped(struct batch *batch)
 	lock_drop(&as->layout);
 }
 
+/*
+ * The batch is free again. One whose write failed stays as long as other processes share content that exists nowhere else; no more pages are
+ * evicted then, so nobody misses it.
+ */
+static void release(struct writeback *wb, struct batch *batch)
+{
+	batch->is_kept = false;
+	for (uint32_t i = 0; batch->error && i < batch->nr_pages; i++) {
+		slot_t slot = batch->pages[i].slot;
+		batch->is_kept |= slot != NO_SLOT && swap_references(wb->pager->swap, slot) > 1;
+	}
+	for (uint32_t i = 0; !batch->is_kept && i < batch->nr_pages; i++)
+		if (batch->pages[i].slot != NO_SLOT)
+			swap_put(wb->pager->swap, batch->pages[i].slot);
+	if (!batch->is_kept)
+		writeback_return(wb, batch);
+}
+
 static void finish(struct writeback *wb, struct batch *batch)
 {
 	if (batch->error) {
@@ -295,18 +316,7 @@ static void finish(struct writeback *wb, struct batch *batch)
 	} else {
 		mark_swapped(batch);
 	}
-	bool is_needed = false;
-	for (uint32_t i = 0; i < batch->nr_pages; i++) {
-		slot_t slot = batch->pages[i].slot;
-		is_needed |= batch->error && slot != NO_SLOT && swap_references(wb->pager->swap, slot) > 1;
-	}
-	/* Other processes share content that exists nowhere but here. No more pages are evicted, so nobody misses the batch. */
-	if (is_needed)
-		return;
-	for (uint32_t i = 0; i < batch->nr_pages; i++)
-		if (batch->pages[i].slot != NO_SLOT)
-			swap_put(wb->pager->swap, batch->pages[i].slot);
-	writeback_return(wb, batch);
+	release(wb, batch);
 }
 
 /* Writes [first, first + nr) of the batch, whose slots are contiguous. */
@@ -349,6 +359,9 @@ void writeback_reap(struct writeback *wb, bool wait)
 {
 	struct swap_completion done[16];
 	int n;
+	for (uint32_t i = 0; wb->failed && i < wb->nr_batches; i++)
+		if (wb->batches[i].is_kept)
+			release(wb, &wb->batches[i]);
 	do {
 		n = swap_io_reap(wb->io, done, ARRAY_LEN(done), wait);
 		for (int i = 0; i < n; i++) {

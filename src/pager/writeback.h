@@ -34,6 +34,7 @@ struct batch {
 	uint32_t nr_pages;
 	uint32_t writes_pending;
 	int error;
+	bool is_kept; /* its write failed, and its content is still somebody's */
 	struct batch_page pages[BATCH_PAGES];
 	uint8_t *buffer; /* BATCH_PAGES pages, page aligned */
 };

@@ -11,16 +11,16 @@
 
 /* X(name, meaning) */
 #define STATS_LIST(X)                                                                                              \
-	X(rss_usage, "resident anonymous and mapped file memory of all members, with the pool, at the last sample") \
+	X(rss_usage, "resident anonymous and mapped file memory of all members, a page that several map once, with the pool") \
 	X(rss_limit, "the limit")                                                                                  \
-	X(rss_max_usage, "highest usage sampled")                                                                  \
+	X(rss_max_usage, "highest usage that is certain: what may be shared and has not been measured yet is left out") \
 	X(rss_failcnt, "count: charges that hit the limit and had to wait")                                        \
 	X(rss_reclaimed, "pages freed by the container's own reclaim")                                             \
-	X(active, "resident pages that came back soon after an eviction (protected)")                              \
-	X(inactive, "resident pages that are candidates for eviction")                                             \
+	X(active, "resident pages that came back soon after an eviction, or were passed by: the hand passes them again") \
+	X(inactive, "all other resident pages: usage less active and unevictable")                                 \
 	X(unevictable, "resident pages that cannot leave: thread records, arguments, pinned, locked")              \
 	X(anon, "resident anonymous memory")                                                                       \
-	X(file, "resident mapped file memory")                                                                     \
+	X(file, "resident mapped file memory, shared memory (shmem, memfd) included")                              \
 	X(pool, "memory of the compressed pool")                                                                   \
 	X(pool_stored, "pages' uncompressed size in the pool")                                                     \
 	X(swap_used, "slots in use")                                                                               \

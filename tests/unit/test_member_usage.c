@@ -121,7 +121,7 @@ static uint64_t sum_of_proportional_sets(void)
 /* What the ticks of a container do, with or without looks at sharing. Within 5 % and what the programs and libraries themselves take. */
 static void usage_is_right(bool may_measure)
 {
-	assert_true(members_refresh(&members, getpid(), is_no_agent, forget, NULL) >= 0);
+	assert_true(members_refresh(&members, &(pid_t){getpid()}, 1, is_no_agent, forget, NULL) >= 0);
 	uint64_t usage = members_sample(&members);
 	while (may_measure && members.doubt > usage / 256 && members.doubt >= 32) { /* looks are spaced in time */
 		members_measure_sharing(&members, MEASURE_NEAR, now_ns());
