@@ -30,10 +30,9 @@ static void publish_lists(struct container *c)
 {
 	uint64_t active = 0, unevictable = 0, usage = stat_get(&c->stats, rss_usage) >> PAGE_SHIFT;
 	for (struct address_space *as = c->spaces; as; as = as->next) {
-		lock_take(&as->layout);
-		active += shadow_active(as->shadow);
-		unevictable += shadow_pinned(as->shadow);
-		lock_drop(&as->layout);
+		struct page_counts counts = address_space_count(as);
+		active += counts.active;
+		unevictable += counts.pinned;
 	}
 	for (uint32_t i = 0; i < c->members.nr; i++)
 		unevictable += c->members.items[i].locked;

@@ -25,7 +25,7 @@ static void write_sums(struct container *c, FILE *out)
 	}
 	uint64_t file = MIN_OF(c->members.file, c->members.resident), anon = c->members.resident - file;
 	fprintf(out, "memory: usage %s, highest %s, limit %s, failcnt %llu, reclaimed %llu pages\n",
-		format_size(c->members.resident << PAGE_SHIFT, usage), format_size(c->charge.max_usage << PAGE_SHIFT, most),
+		format_size(c->members.resident << PAGE_SHIFT, usage), format_size(stat_get(&c->stats, rss_max_usage), most),
 		format_size(charge_limit(&c->charge) << PAGE_SHIFT, limit), (unsigned long long)c->charge.failcnt,
 		(unsigned long long)stat_get(&c->stats, rss_reclaimed));
 	fprintf(out, "lists: anonymous %llu KiB (active %llu, inactive %llu, unevictable %llu), files %llu KiB\n",
