@@ -15,8 +15,6 @@
 
 #define NO_SUCH_FD 0x3fffffff
 #define STRAYS_INTERVAL_NS 100000000ull
-#define GUARDIAN_NAME_START "mbx-"
-#define MEMBOX_NAME_START "membox"
 
 /* Why a process cannot be a member; filled by check_one. */
 struct refusal {
@@ -41,9 +39,13 @@ static bool is_ancestor(pid_t pid)
 	return info.parent == pid;
 }
 
-static bool starts_with(const char *text, const char *start)
+static bool is_of_membox(const char *name)
 {
-	return !strncmp(text, start, strlen(start));
+	static const char *const names[] = {"membox", "membox-agent", "mbx-guardian"};
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		if (!strcmp(name, names[i]))
+			return true;
+	return false;
 }
 
 /* A descendant of another container's keeper, or a process of membox itself. */
@@ -53,7 +55,7 @@ static bool is_in_a_container(pid_t pid)
 	while (info.parent > 1) {
 		if (process_info_read(info.parent, &info) < 0)
 			return false;
-		if (starts_with(info.name, GUARDIAN_NAME_START) || starts_with(info.name, MEMBOX_NAME_START))
+		if (is_of_membox(info.name))
 			return true;
 	}
 	return address_space_is_inherited(pid);
@@ -83,11 +85,15 @@ static int check_kind(pid_t pid, struct refusal *refusal)
 
 static int check_owner(pid_t pid, struct refusal *refusal)
 {
+	struct process_info info;
 	long uid, tracer;
 	if (process_status_number(pid, "Uid", &uid) < 0 || process_status_number(pid, "TracerPid", &tracer) < 0)
 		return refuse(refusal, -ESRCH, "there is no such process");
 	if (geteuid() && (uid_t)uid != geteuid())
 		return refuse(refusal, -EPERM, "it belongs to another user");
+	bool is_member = is_in_a_container(pid) || (tracer && process_info_read((pid_t)tracer, &info) == 0 && is_of_membox(info.name));
+	if (is_member)
+		return refuse(refusal, -EBUSY, "it is a member of another container (see membox ps), or of membox itself");
 	if (!tracer)
 		return 0;
 	refusal->error = -EBUSY;
@@ -105,12 +111,9 @@ static int check_rights(pid_t pid, int pidfd, struct refusal *refusal)
 	process_status_number(getpid(), "Seccomp_filters", &own);
 	if ((process_status_number(pid, "Seccomp", &mode) == 0 && mode == 1) || filters > own)
 		return refuse(refusal, -EACCES, "it is under a seccomp filter, which would judge membox's system calls");
-	if (is_in_a_container(pid))
-		return refuse(refusal, -EBUSY, "it is a member of another container (see membox ps), or of membox itself");
 	return 0;
 }
 
-/* The pidfd comes first: what is then found out is about this process, or it has ended. */
 static int check_one(pid_t pid, struct refusal *refusal)
 {
 	int r = check_kind(pid, refusal);
@@ -119,9 +122,7 @@ static int check_one(pid_t pid, struct refusal *refusal)
 		r = refuse(refusal, pidfd, "there is no such process");
 	if (r == 0)
 		r = check_owner(pid, refusal);
-	if (r == 0)
-		r = check_rights(pid, pidfd, refusal);
-	return r;
+	return r ? r : check_rights(pid, pidfd, refusal);
 }
 
 int container_attach(struct container *c)

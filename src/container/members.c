@@ -120,6 +120,12 @@ static void bequeath(struct members *members, struct member *member)
 	member->common = member->shared_anon = member->shared_file = 0;
 }
 
+/* A member that is no child of ours: its own parent has taken its status, and its number is free. */
+static bool is_reaped_elsewhere(const struct member *member)
+{
+	return member->pidfd >= 0 && pidfd_has_exited(member->pidfd) && pidfd_process(member->pidfd) < 0;
+}
+
 struct refresh {
 	struct members *members;
 	bool (*is_agent)(pid_t pid, void *context);
@@ -135,7 +141,7 @@ static int visit_tree(const struct refresh *r, pid_t parent, int depth)
 		if (r->is_agent(children[i], r->context))
 			continue;
 		struct member *known = members_find(r->members, children[i]);
-		if (known && known->reaped)
+		if (known && (known->reaped || is_reaped_elsewhere(known)))
 			known = forget_pid(known);
 		if (known) {
 			known->present = true;
@@ -152,7 +158,7 @@ static int visit_tree(const struct refresh *r, pid_t parent, int depth)
 
 /*
  * One that the walk did not meet may only have changed its place: its parent ended while the walk was below it, and it became the child of
- * a reaper that had been asked before.
+ * a reaper that had been asked before. Or it was attached.
  */
 static bool has_ended(const struct member *member)
 {
@@ -177,7 +183,7 @@ static int visit_living_members(const struct refresh *r)
 	int result = 0;
 	for (uint32_t i = 0; result == 0 && i < r->members->nr; i++) {
 		struct member *member = &r->members->items[i];
-		if (member->present || member->pidfd < 0 || pidfd_has_exited(member->pidfd))
+		if (member->present || has_ended(member))
 			continue;
 		member->present = true;
 		result = visit_tree(r, member->pid, 0);
@@ -199,7 +205,7 @@ int members_refresh(struct members *members, const pid_t *roots, uint32_t nr_roo
 		result = visit_living_members(&r);
 	for (uint32_t i = 0; result == 0 && i < members->nr;) {
 		struct member *member = &members->items[i];
-		if (member->present || !has_ended(member)) {
+		if (member->present) {
 			i++;
 			continue;
 		}

@@ -295,7 +295,7 @@ pid_t process_innermost_pid(pid_t pid)
 	char *value = status_line(pid, "NSpid", buf, sizeof(buf), &error);
 
 	if (!value)
-		return 0;
+		return error == -ENODATA ? pid : 0;
 	value[strcspn(value, "\n")] = '\0';
 	const char *last = strrchr(value, '\t');
 	return (pid_t)strtol(last ? last : value, NULL, 10);

@@ -74,7 +74,7 @@ int process_info_read(pid_t pid, struct process_info *ret);
 /* A line of /proc/PID/status that holds a number, or the first of several: "Uid", "TracerPid", ... 0, -ESRCH, or -ENODATA: no such line. */
 int process_status_number(pid_t pid, const char *key, long *ret);
 
-/* The pid that the process has in its innermost pid namespace, or 0. */
+/* The pid that the process has in its innermost pid namespace; 0: it is gone. */
 pid_t process_innermost_pid(pid_t pid);
 
 int process_oom_score_adj(pid_t pid, int *ret);
