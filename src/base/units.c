@@ -75,27 +75,46 @@ int parse_size(const char *text, uint64_t total_bytes, uint64_t *ret_bytes)
 	return 0;
 }
 
-const char *format_size(uint64_t bytes, char buffer[SIZE_TEXT_MAX])
+/* Rounded to tenths of the unit that leaves less than 1024 of it; bytes must be 1024 at least. The unit is the prefix's place in "KMGTPE". */
+static unsigned scale(uint64_t bytes, uint64_t *ret_tenths)
 {
-	static const char *const units[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
 	unsigned unit = 0;
-	uint64_t tenths;
 
-	if (bytes < 1024) {
-		snprintf(buffer, SIZE_TEXT_MAX, "%" PRIu64 " byte%s", bytes, bytes == 1 ? "" : "s");
-		return buffer;
-	}
 	for (;;) {
 		unsigned shift = 10 * (unit + 1);
 
-		tenths = (uint64_t)(((unsigned __int128)bytes * 10 + ((uint64_t)1 << (shift - 1))) >> shift);
-		if (tenths < 10240 || unit + 1 == ARRAY_LEN(units))
-			break;
+		*ret_tenths = (uint64_t)(((unsigned __int128)bytes * 10 + ((uint64_t)1 << (shift - 1))) >> shift);
+		if (*ret_tenths < 10240 || unit == 5)
+			return unit;
 		unit++;
 	}
+}
+
+/* gap and tail stand around the prefix's letter. */
+static const char *format_scaled(uint64_t bytes, const char *gap, const char *tail, char buffer[SIZE_TEXT_MAX])
+{
+	uint64_t tenths;
+	char letter = "KMGTPE"[scale(bytes, &tenths)];
+
 	if (tenths % 10)
-		snprintf(buffer, SIZE_TEXT_MAX, "%" PRIu64 ".%" PRIu64 " %s", tenths / 10, tenths % 10, units[unit]);
+		snprintf(buffer, SIZE_TEXT_MAX, "%" PRIu64 ".%" PRIu64 "%s%c%s", tenths / 10, tenths % 10, gap, letter, tail);
 	else
-		snprintf(buffer, SIZE_TEXT_MAX, "%" PRIu64 " %s", tenths / 10, units[unit]);
+		snprintf(buffer, SIZE_TEXT_MAX, "%" PRIu64 "%s%c%s", tenths / 10, gap, letter, tail);
+	return buffer;
+}
+
+const char *format_size(uint64_t bytes, char buffer[SIZE_TEXT_MAX])
+{
+	if (bytes >= 1024)
+		return format_scaled(bytes, " ", "iB", buffer);
+	snprintf(buffer, SIZE_TEXT_MAX, "%" PRIu64 " byte%s", bytes, bytes == 1 ? "" : "s");
+	return buffer;
+}
+
+const char *format_size_short(uint64_t bytes, char buffer[SIZE_TEXT_MAX])
+{
+	if (bytes >= 1024)
+		return format_scaled(bytes, "", "", buffer);
+	snprintf(buffer, SIZE_TEXT_MAX, "%" PRIu64, bytes);
 	return buffer;
 }

@@ -11,5 +11,8 @@ int parse_size(const char *text, uint64_t total_bytes, uint64_t *ret_bytes);
 
 #define SIZE_TEXT_MAX 32
 
+/* "512M", "1.5G", "17": for tables, rounded as below. Returns buffer. */
+const char *format_size_short(uint64_t bytes, char buffer[SIZE_TEXT_MAX]);
+
 /* "512 MiB", "1.5 GiB", "17 bytes": for people, rounded to one digit after the point. Returns buffer. */
 const char *format_size(uint64_t bytes, char buffer[SIZE_TEXT_MAX]);

@@ -8,6 +8,11 @@
 
 #include "base/cleanup.h"
 
+#define FIGURE(name, unit, meaning) {#name, STAT_##unit, meaning},
+const struct stat_figure stats_figures[] = {STATS_LIST(FIGURE)};
+#undef FIGURE
+const size_t stats_nr_figures = ARRAY_LEN(stats_figures);
+
 static int add_figure(json_object *object, const char *name, uint64_t value)
 {
 	json_object *number = json_object_new_uint64(value);
@@ -25,7 +30,7 @@ static int add_figures(json_object *object, const struct stats *stats)
 {
 	int r = 0;
 
-#define ADD_FIGURE(name, meaning) r = r ? r : add_figure(object, #name, stat_get(stats, name));
+#define ADD_FIGURE(name, unit, meaning) r = r ? r : add_figure(object, #name, stat_get(stats, name));
 	STATS_LIST(ADD_FIGURE)
 #undef ADD_FIGURE
 	return r;

@@ -53,7 +53,7 @@ static void every_figure_is_written(void **state)
 	assert_int_equal(stats_save_json(&stats, path), 0);
 	object = json_object_from_file(path);
 	assert_non_null(object);
-#define COUNT(name, meaning)                                          \
+#define COUNT(name, unit, meaning)                                          \
 	assert_true(figure(object, #name) == stat_get(&stats, name)); \
 	nr++;
 	STATS_LIST(COUNT)

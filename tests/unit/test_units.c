@@ -90,12 +90,24 @@ static void people_read_short_sizes(void **state)
 	shows(UINT64_MAX, "16 EiB");
 }
 
+static void tables_read_shorter_ones(void **state)
+{
+	char text[SIZE_TEXT_MAX];
+
+	assert_string_equal(format_size_short(0, text), "0");
+	assert_string_equal(format_size_short(1023, text), "1023");
+	assert_string_equal(format_size_short(1536, text), "1.5K");
+	assert_string_equal(format_size_short((uint64_t)640 << 20, text), "640M");
+	assert_string_equal(format_size_short(UINT64_MAX, text), "16E");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(plain_numbers_are_bytes), cmocka_unit_test(suffixes_are_powers_of_1024),
 		cmocka_unit_test(percent_is_of_total),     cmocka_unit_test(garbage_is_refused),
 		cmocka_unit_test(overflow_is_refused),     cmocka_unit_test(people_read_short_sizes),
+		cmocka_unit_test(tables_read_shorter_ones),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
