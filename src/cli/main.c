@@ -16,6 +16,17 @@ static const struct verb {
 } verbs[] = {
 	{"run", cmd_run, "run a program with its resident memory under a limit"},
 	{"attach", cmd_attach, "put running processes under a limit"},
+	{"ps", cmd_ps, "list the containers"},
+	{"stat", cmd_stat, "show what a container is doing"},
+	{"set", cmd_set, "change a container's limit"},
+	{"reclaim", cmd_reclaim, "free memory of a container now"},
+	{"park", cmd_park, "stop a container and take it out of memory"},
+	{"unpark", cmd_unpark, "let a parked container go on"},
+	{"kill", cmd_kill, "send a signal to a container"},
+	{"wait", cmd_wait, "wait for the end of a container"},
+	{"swapon", cmd_swapon, "give a container a swap file"},
+	{"swapoff", cmd_swapoff, "take a container's swap file away"},
+	{"release", cmd_release, "let a container's processes go on without membox"},
 	{"doctor", cmd_doctor, "check what this machine allows, and say what to change"},
 	{"version", cmd_version, "print the version"},
 	{"help", cmd_help, "print this, or the help of a verb: membox help VERB"},
@@ -36,7 +47,8 @@ static void print_overview(void)
 	for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
 		printf("  %-10s %s\n", verbs[i].name, verbs[i].help);
 	puts("\n`membox VERB --help` says more. Exit code of `run`: the program's own; 128+N if signal N ended it;\n"
-	     "125 membox itself failed, 126 the program cannot be executed, 127 it was not found.");
+	     "125 membox itself failed, 126 the program cannot be executed, 127 it was not found.\n"
+	     "Exit code of the others: 0; 1 when a container refuses or is not there; 125 membox itself failed.");
 }
 
 static int unknown_verb(const char *name)

@@ -18,6 +18,8 @@ int option_error(const char *verb, const struct option *options, int answer, cha
 		log_error("--%s: needs a value (see `membox %s --help`)", known->name, verb);
 	else if (known)
 		log_error("--%s: takes no value (see `membox %s --help`)", known->name, verb);
+	else if (answer == ':')
+		log_error("-%c: needs a value (see `membox %s --help`)", optopt, verb);
 	else if (optopt)
 		log_error("-%c: unknown option (see `membox %s --help`)", optopt, verb);
 	else

@@ -1,0 +1,17 @@
+/* Tables for people, of what containers say about themselves. */
+#pragma once
+
+#include <json-c/json.h>
+
+#include "base/types.h"
+
+/* On stdout, at least `width` columns; what the program may have chosen (names, arguments) cannot command the terminal. NULL prints as "-". */
+void print_safely(const char *text, int width);
+
+/* The array of a command's words, separated by spaces. */
+void print_command(json_object *command);
+
+#define AGE_TEXT_MAX 32
+
+/* "17s", "5m 3s", "3h 20m", "12d 4h": since that second of the epoch. Returns buffer. */
+const char *format_age(uint64_t since, char buffer[AGE_TEXT_MAX]);
