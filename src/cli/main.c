@@ -1,6 +1,8 @@
 /* The table of verbs. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/types.h"
@@ -76,10 +78,22 @@ static int cmd_help(int argc, char **argv)
 	return verb->run(2, verb_argv);
 }
 
+/*
+ * A standard descriptor that is closed must not become one of ours. What takes its place cannot be used either, and is closed again in the program
+ * of a container (close-on-exec).
+ */
+static void occupy_standard_descriptors(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			open("/dev/null", (fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) | O_CLOEXEC);
+}
+
 int main(int argc, char **argv)
 {
 	const struct verb *verb;
 
+	occupy_standard_descriptors();
 	if (argc < 2) {
 		log_error("no verb given: nothing to do (see `membox --help`)");
 		return EXIT_MEMBOX_FAILED;

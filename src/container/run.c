@@ -1,7 +1,6 @@
 #include "container/run.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -158,24 +157,12 @@ static int run_front(const struct run_config *config, struct swap *swap, const s
 	return front.exit_code;
 }
 
-/* A standard descriptor that is closed must not become one of ours; it is closed again for the program (close-on-exec). */
-static void occupy_standard_descriptors(void)
-{
-	int fd;
-	do {
-		fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-	} while (fd >= 0 && fd <= STDERR_FILENO);
-	if (fd >= 0)
-		close(fd);
-}
-
 int container_run(const struct run_config *config)
 {
 	struct requirement_failure failure;
 	struct start_state start;
 	struct swap *swap;
 	sigset_t file_size;
-	occupy_standard_descriptors();
 	sigemptyset(&file_size);
 	sigaddset(&file_size, SIGXFSZ); /* a swap file that reaches `ulimit -f` is a full one, not the end of the keeper */
 	sigprocmask(SIG_BLOCK, &file_size, &start.mask);

@@ -207,6 +207,8 @@ def load_json(path):
 
 
 def runtime_folder():
+    if os.environ.get("MEMBOX_RUNTIME_DIR"):
+        return os.environ["MEMBOX_RUNTIME_DIR"]
     if os.geteuid() == 0:
         return "/run/membox"
     return f"{os.environ['XDG_RUNTIME_DIR']}/membox" if os.environ.get("XDG_RUNTIME_DIR") else f"/tmp/membox-{os.getuid()}"
