@@ -1,4 +1,5 @@
 import shutil
+import signal
 import time
 
 import pytest
@@ -8,6 +9,9 @@ import boxes
 
 def pytest_configure(config):
     boxes.become_subreaper()
+    for number in (signal.SIGINT, signal.SIGQUIT):  # a shell lets its background jobs ignore them, and what is ignored is inherited
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items):
