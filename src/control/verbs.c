@@ -118,6 +118,9 @@ static int begin_stat(struct request *request, struct container *c)
 
 static int step_set(struct request *request, struct container *c)
 {
+	if (!container_is_within_limit(c) && container_is_stopped(c))
+		return refuse(request, -ENOSPC, "the limit is set, but nothing more can leave memory: the container is stopped",
+			      "set a higher one, or give it a swap file with membox swapon");
 	if (!container_is_within_limit(c))
 		return -EINPROGRESS;
 	add_usage(request->reply, c);
