@@ -215,6 +215,12 @@ static void abort_restartable_sequence(struct tracee *tracee)
 #endif
 }
 
+/* A thread that has registers of ours must not run on when the keeper is killed: the kernel kills its process in that moment. */
+static void set_options(const struct tracee *tracee, unsigned long more)
+{
+	ptrace(PTRACE_SETOPTIONS, tracee->tid, NULL, PTRACE_O_TRACESYSGOOD | more);
+}
+
 static int borrow(struct tracee *tracee)
 {
 	static const uint64_t all_signals = ~UINT64_C(0);
@@ -227,6 +233,7 @@ static int borrow(struct tracee *tracee)
 	abort_restartable_sequence(tracee);
 	if (ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof(uint64_t), &all_signals) < 0)
 		return -errno;
+	set_options(tracee, PTRACE_O_EXITKILL);
 	tracee->state = TRACEE_BORROWED;
 	return 0;
 }
@@ -297,6 +304,7 @@ static void settle(struct tracee *tracee)
 	if (run_until(tracee, STOP_AT_INTERRUPT) < 0)
 		return;
 	ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof(tracee->saved_mask), &tracee->saved_mask);
+	set_options(tracee, 0);
 	tracee->state = TRACEE_STOPPED;
 }
 
