@@ -8,8 +8,11 @@
 #include "base/log.h"
 #include "cli/container_options.h"
 #include "cli/options.h"
+#include "cli/request.h"
 #include "cli/verbs.h"
 #include "platform/process.h"
+
+#define ONE_TIMEOUT_MS 2000
 
 static const char usage[] =
 	"Usage: membox attach [OPTION]... PID...\n"
@@ -52,13 +55,60 @@ static int read_pids(char **words, pid_t *pids, uint32_t *ret_nr)
 	return 0;
 }
 
+struct search {
+	const pid_t *pids;
+	uint32_t nr;
+	struct membox *m;
+};
+
+static bool is_wanted(const struct search *search, pid_t pid)
+{
+	for (uint32_t i = 0; i < search->nr; i++)
+		if (search->pids[i] == pid)
+			return true;
+	return false;
+}
+
+/* For membox_list. -EBUSY after one line on stderr. A container that does not answer is passed over: what it has adopted is refused later. */
+static int refuse_members_of(const char *name, void *context)
+{
+	const struct search *search = context;
+	json_object *members = NULL;
+	int r = membox_connect(search->m, name);
+	_cleanup_object_ json_object *object = r ? NULL : request_object(search->m, "stat", &r);
+
+	if (object)
+		json_object_object_get_ex(object, "members", &members);
+	for (size_t i = 0; members && i < json_object_array_length(members); i++) {
+		pid_t pid = (pid_t)object_number(json_object_array_get_idx(members, i), "pid");
+
+		if (!is_wanted(search, pid))
+			continue;
+		log_error("cannot attach process %d: it is a member of container %s (membox release lets go of what was attached)", pid, name);
+		return -EBUSY;
+	}
+	return 0;
+}
+
+/* Only the other containers know whom they have attached. 0, or -EBUSY after one line on stderr. */
+static int check_no_member(const pid_t *pids, uint32_t nr)
+{
+	_cleanup_membox_ struct membox *list = membox_new();
+	_cleanup_membox_ struct membox *m = membox_new();
+	struct search search = {pids, nr, m};
+
+	if (m)
+		membox_set_timeout(m, ONE_TIMEOUT_MS);
+	return list && m && membox_list(list, refuse_members_of, &search) == -EBUSY ? -EBUSY : 0;
+}
+
 static int attach(const struct container_options *given, struct container_storage *storage, pid_t *pids)
 {
 	struct process_info info = {.name = "process"};
 	char *command[] = {info.name, NULL};
 	struct run_config config = {.detach = true, .attach = pids, .argv = command};
 
-	if (read_pids(given->rest, pids, &config.nr_attach))
+	if (read_pids(given->rest, pids, &config.nr_attach) || check_no_member(pids, config.nr_attach))
 		return EXIT_MEMBOX_FAILED;
 	process_info_read(pids[0], &info);
 	if (container_options_apply(given, info.name, &config, storage))

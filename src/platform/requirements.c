@@ -367,6 +367,33 @@ static void check_ptrace(struct requirement *req, const char *swap_dir)
 	advise_ptrace(req);
 }
 
+#define CAP_SYS_PTRACE_BIT 19 /* linux/capability.h */
+
+static bool may_trace_strangers(void)
+{
+	unsigned long long effective = 0;
+	_cleanup_fclose_ FILE *f = fopen("/proc/self/status", "re");
+	char line[256];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "CapEff: %llx", &effective) == 1)
+			break;
+	return effective >> CAP_SYS_PTRACE_BIT & 1;
+}
+
+/* `run` traces only descendants; attach processes that are none. */
+static void check_attach(struct requirement *req, const char *swap_dir)
+{
+	int scope = read_number("/proc/sys/kernel/yama/ptrace_scope", 0);
+
+	if (scope == 0 || (scope < 3 && may_trace_strangers())) {
+		set(req, REQUIREMENT_OK, "%s processes may be attached", geteuid() ? "the user's" : "all users'");
+		return;
+	}
+	set(req, REQUIREMENT_WARNING, "kernel.yama.ptrace_scope is %d: membox attach is not allowed", scope);
+	advise(req, scope == 3 ? "set it to 0 at boot" : "as root: sysctl kernel.yama.ptrace_scope=0, or run membox attach as root");
+}
+
 static void check_file_pages(struct requirement *req, const char *swap_dir)
 {
 	pid_t child = start_sleeper();
@@ -518,6 +545,7 @@ static const struct {
 	{"pagemap", check_pagemap, true},
 	{"children list", check_children, true},
 	{"ptrace", check_ptrace, true},
+	{"attach", check_attach, false},
 	{"mapped file pages", check_file_pages, false},
 	{"io_uring", check_io_uring, false},
 	{"swap folder", check_swap_dir, false},
