@@ -65,7 +65,7 @@ static void print_row(json_object *object)
 		return;
 	}
 	format_size_short(object_number(object, "rss_usage"), usage_text);
-	format_size_short(object_number(object, "rss_limit"), limit_text);
+	format_limit(object_number(object, "rss_limit"), limit_text);
 	format_size_short(object_number(object, "swap_used"), swap_text);
 	format_age(object_number(object, "started"), age_text);
 	printf("  %-8s  %8" PRIu64 "  %5" PRIu64 "  %7s  %7s  %7s  %8s  ", object_text(object, "state"), object_number(object, "program"),

@@ -63,7 +63,8 @@ int cmd_swapoff(int argc, char **argv)
 int cmd_release(int argc, char **argv)
 {
 	static const char usage[] = "Usage: membox release NAME\n"
-				    "Bring everything back into memory and let the container's processes go on without membox. Ends when that is done.\n" EXIT_CODES;
+				    "Bring everything back into memory and take membox out of the container's processes. Ends when that is done. A container made by\n"
+				    "`membox attach` is gone then; one made by `membox run` has no limit until `membox set` gives it one.\n" EXIT_CODES;
 
 	return ask_plain(argc, argv, usage, WAIT_FOR_WORK, membox_release);
 }

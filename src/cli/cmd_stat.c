@@ -61,8 +61,8 @@ static void print_head(json_object *object)
 		print_command(command);
 	}
 	format_size_short(object_number(object, "rss_usage"), usage_text);
-	format_size_short(object_number(object, "rss_limit"), other_text);
-	printf("\n%-10s  %s of %s", "memory", usage_text, other_text);
+	format_limit(object_number(object, "rss_limit"), other_text);
+	printf("\n%-10s  %s, limit %s", "memory", usage_text, other_text);
 	printf("\n%-10s  ", "swap");
 	if (object_text(object, "swap_file")) {
 		format_size_short(object_number(object, "swap_used"), usage_text);

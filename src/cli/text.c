@@ -28,6 +28,14 @@ void print_command(json_object *command)
 	}
 }
 
+const char *format_limit(uint64_t bytes, char buffer[SIZE_TEXT_MAX])
+{
+	if (bytes < (uint64_t)1 << 60)
+		return format_size_short(bytes, buffer);
+	snprintf(buffer, SIZE_TEXT_MAX, "none");
+	return buffer;
+}
+
 const char *format_age(uint64_t since, char buffer[AGE_TEXT_MAX])
 {
 	uint64_t now = (uint64_t)time(NULL), s = now > since ? now - since : 0;

@@ -4,12 +4,16 @@
 #include <json-c/json.h>
 
 #include "base/types.h"
+#include "base/units.h"
 
 /* On stdout, at least `width` columns; what the program may have chosen (names, arguments) cannot command the terminal. NULL prints as "-". */
 void print_safely(const char *text, int width);
 
 /* The array of a command's words, separated by spaces. */
 void print_command(json_object *command);
+
+/* Like format_size_short; a limit that nothing can reach (a released container) is "none". */
+const char *format_limit(uint64_t bytes, char buffer[SIZE_TEXT_MAX]);
 
 #define AGE_TEXT_MAX 32
 

@@ -1,7 +1,6 @@
 """The command line's side of a running container: ps, stat, set, kill, wait and the rest; who may use it, and what a killed keeper leaves behind."""
 import json
 import os
-import pathlib
 import signal
 import stat
 import subprocess
@@ -9,7 +8,7 @@ import time
 
 import pytest
 
-from boxes import BARE, MEMBOX, MIB, PYTHON, ROOT, Run, ask, execute, is_alive, need_program, need_root, read, victim, wait_until
+from boxes import BARE, MEMBOX, MIB, PYTHON, Run, ask, execute, is_alive, need_program, need_root, read, wait_until
 
 pytestmark = pytest.mark.skipif(BARE, reason="about containers only")
 
@@ -51,6 +50,10 @@ def start(box, name, *program, limit="64M", swap=False, **options):
     return name
 
 
+def hold(megabytes):
+    return [PYTHON, "-c", f"import time; data = b'x' * ({megabytes} << 20); time.sleep(60)"]
+
+
 def figures(name):
     return json.loads(done(membox("stat", name, "--json")))
 
@@ -63,6 +66,18 @@ def parent_of(pid):
     return int(read(f"/proc/{pid}/stat").rsplit(")", 1)[1].split()[1])
 
 
+def link(path):
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def clients(keeper):
+    """Connections that the keeper has accepted: its sockets but the one that listens and the channel to the command that started it."""
+    return sum(link(f"/proc/{keeper}/fd/{fd}").startswith("socket:") for fd in os.listdir(f"/proc/{keeper}/fd")) - 2
+
+
 def mode(path):
     return stat.S_IMODE(os.stat(path).st_mode)
 
@@ -72,7 +87,11 @@ def mode(path):
 
 def test_modes_are_narrow(box, runtime):
     """Acceptance H: folders 0700, files and socket 0600, whatever the umask is."""
-    start(box, "a", "sleep", 60, preexec_fn=lambda: os.umask(0))
+    umask = os.umask(0)
+    try:
+        start(box, "a", "sleep", 60)
+    finally:
+        os.umask(umask)
     assert mode(runtime) == 0o700 and mode(runtime / "a") == 0o700
     files = {path.name: path for path in (runtime / "a").iterdir()}
     assert {"control", "lock", "pid"} <= set(files)
@@ -134,9 +153,9 @@ def test_leftover_is_taken_over_by_the_next_of_its_name(box, runtime):
 def test_a_killed_keeper_leaves_nothing(box, runtime):
     """The guardian ends the container; who waits for it is told."""
     start(box, "a", "sleep", 60)
+    keeper, program = figures("a")["keeper"], figures("a")["program"]
     with subprocess.Popen([MEMBOX, "wait", "a"], stderr=subprocess.PIPE) as waiting:
-        wait_until(lambda: b"control" in os.path.basename(b"control"), 1)
-        keeper, program = figures("a")["keeper"], figures("a")["program"]
+        assert wait_until(lambda: clients(keeper) == 1, 10)
         os.kill(keeper, signal.SIGKILL)
         _, stderr = waiting.communicate(timeout=20)
     assert waiting.returncode == 125 and b"membox: a: " in stderr and stderr.count(b"\n") == 1, stderr
@@ -223,7 +242,7 @@ def test_ps_while_containers_come_and_go(box):
 
 
 def test_stat(box):
-    start(box, "a", victim("hold-memory"), 20, swap=True)
+    start(box, "a", *hold(20), swap=True)
     wait_until(lambda: figures("a")["anon"] > 20 * MIB, 10)
     a = figures("a")
     assert a["name"] == "a" and a["state"] == "running" and a["swap_file"].startswith("/") and "oom_report" in a and "figures" not in a and "ok" not in a
@@ -232,7 +251,7 @@ def test_stat(box):
         assert isinstance(a[name], int), name
     assert [member["pid"] for member in a["members"]] == [a["program"]] and a["members"][0]["rss"] > 20 * MIB
     text = done(membox("stat", "a"))
-    for part in "running", "hold-memory", "rss_max_usage", "OOM ADJ", "of 64M", a["swap_file"]:
+    for part in "running", "time.sleep(60)", "rss_max_usage", "OOM ADJ", "limit 64M", a["swap_file"]:
         assert part in text, text
 
 
@@ -251,20 +270,13 @@ def test_stat_watch_ends_with_the_container(box):
 
 @pytest.mark.parametrize("script, status", [("exit 0", 0), ("exit 42", 42), ("kill -TERM $$", 128 + signal.SIGTERM)])
 def test_wait_has_the_status_of_the_program(box, script, status):
-    start(box, "a", "sh", "-c", f"read line < {box.folder}/go; {script}") if os.mkfifo(box.folder / "go") is None else None
-    waiting = [subprocess.Popen([MEMBOX, "wait", "a"], stderr=subprocess.PIPE) for _ in range(3)]
+    os.mkfifo(box.folder / "go")
+    start(box, "a", "sh", "-c", f"read line < {box.folder}/go; {script}")
     keeper = figures("a")["keeper"]
-    connected = lambda: len([fd for fd in os.listdir(f"/proc/{keeper}/fd") if "socket:" in link(f"/proc/{keeper}/fd/{fd}")])
-    assert wait_until(lambda: connected() >= 1 + len(waiting), 10)
+    waiting = [subprocess.Popen([MEMBOX, "wait", "a"], stderr=subprocess.PIPE) for _ in range(3)]
+    assert wait_until(lambda: clients(keeper) == len(waiting), 10)
     (box.folder / "go").write_text("\n")
     assert [(one.communicate(timeout=20)[1], one.returncode) for one in waiting] == [(b"", status)] * 3
-
-
-def link(path):
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
 
 
 @pytest.mark.parametrize("options, expected", [([], signal.SIGKILL), (["-s", "TERM"], signal.SIGTERM), (["--signal", "sigusr1"], signal.SIGUSR1),
@@ -289,7 +301,7 @@ def test_kill_reaches_the_whole_container(box):
 
 
 def test_the_verbs_do_what_they_say(box):
-    start(box, "a", victim("hold-memory"), 40, limit="128M")
+    start(box, "a", *hold(40), limit="128M")
     wait_until(lambda: figures("a")["anon"] > 40 * MIB, 10)
     assert refused(membox("park", "a"), 1) == "membox: a: the container has no swap file (membox swapon gives it one)"
     swap = box.folder / "late.swap"
@@ -311,13 +323,19 @@ def test_the_verbs_do_what_they_say(box):
     assert figures("a")["rss_limit"] == 128 * MIB
 
 
-def test_release_leaves_the_processes(box, runtime):
-    start(box, "a", "sleep", 60)
-    program = figures("a")["program"]
-    done(membox("release", "a"))
-    assert wait_until(lambda: not (runtime / "a").exists(), 5)
-    assert is_alive(program)
-    os.kill(program, signal.SIGKILL)
+def test_release(box, runtime):
+    """An attached process is on its own again; one that membox has started keeps its parent, and has no limit."""
+    with subprocess.Popen(["sleep", "60"]) as attached:
+        done(membox("attach", "--name", "a", "--no-swap", attached.pid))
+        start(box, "b", "sleep", 60)
+        done(membox("release", "a"))
+        done(membox("release", "b"))
+        assert wait_until(lambda: not (runtime / "a").exists(), 5)
+        assert listed() == ["b"] and is_alive(attached.pid) and is_alive(figures("b")["program"])
+        assert "  none  " in done(membox("ps"))
+        done(membox("set", "b", "--limit", "100M"))
+        assert figures("b")["rss_limit"] == 100 * MIB
+        attached.kill()
 
 
 # ---- bad command lines ----------------------------------------------------------------------------------------------------
