@@ -200,8 +200,8 @@ static void check_userfaultfd(struct requirement *req, const char *swap_dir)
 			    "and process_madvise in the seccomp profile)");
 	else
 		advise(req,
-		       "as root: sysctl vm.unprivileged_userfaultfd=1 (to keep it: a line in /etc/sysctl.d/membox.conf), "
-		       "or give yourself read and write access to /dev/userfaultfd, or run membox as root");
+		       "as root: sysctl vm.unprivileged_userfaultfd=1 (for good: packaging/60-membox-userfaultfd.conf), "
+		       "or read and write access to /dev/userfaultfd (packaging/60-membox-userfaultfd.rules), or run membox as root");
 }
 
 static const struct {
