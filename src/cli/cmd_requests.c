@@ -95,7 +95,7 @@ int cmd_set(int argc, char **argv)
 		return EXIT_MEMBOX_FAILED;
 	}
 	if (!r)
-		r = request_size("--limit", request_value(&line, REQUEST_LIMIT), &bytes);
+		r = read_size("--limit", request_value(&line, REQUEST_LIMIT), &bytes);
 	if (!r)
 		r = request_connect(line.words[0], WAIT_FOR_WORK, &m);
 	return r ? r : request_result(m, membox_set_limit(m, bytes));
@@ -116,7 +116,7 @@ int cmd_reclaim(int argc, char **argv)
 	if (!r && line.help)
 		return finish_output(0);
 	if (!r && line.nr_words == 2 && strcmp(line.words[1], "all"))
-		r = request_size("SIZE", line.words[1], &bytes);
+		r = read_size("SIZE", line.words[1], &bytes);
 	if (!r)
 		r = request_connect(line.words[0], WAIT_FOR_WORK, &m);
 	if (!r)
@@ -216,7 +216,7 @@ int cmd_swapon(int argc, char **argv)
 	if (!r && line.help)
 		return finish_output(0);
 	if (!r && request_value(&line, REQUEST_SIZE))
-		r = request_size("--size", request_value(&line, REQUEST_SIZE), &size);
+		r = read_size("--size", request_value(&line, REQUEST_SIZE), &size);
 	if (r)
 		return r;
 	path = absolute_path(line.words[1]);

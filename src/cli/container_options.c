@@ -94,43 +94,29 @@ static int check_combination(const struct container_options *request)
 	return EXIT_MEMBOX_FAILED;
 }
 
-/* Reads the value of a size option. 0, or the exit code after one line on stderr. */
-static int read_size(const char *option, const char *text, uint64_t granted_bytes, uint64_t *ret_bytes)
+/* 0, or the exit code after one line on stderr. */
+static int read_default_limit(uint64_t *ret_bytes)
 {
-	int r = parse_size(text, granted_bytes, ret_bytes);
+	struct granted_memory granted;
+	int r = granted_memory(&granted);
 
-	if (!r)
-		return 0;
-	if (r == -ERANGE)
-		log_error("--%s: '%s' is too large", option, text);
-	else
-		log_error("--%s: '%s' is not a size (bytes, or a whole number with K, M, G, T or %%)", option, text);
-	return EXIT_MEMBOX_FAILED;
-}
-
-static bool uses_percent(const char *text)
-{
-	return text && strchr(text, '%');
+	if (r) {
+		log_error("memory of this machine: %s (give --limit SIZE in bytes)", strerror(-r));
+		return EXIT_MEMBOX_FAILED;
+	}
+	*ret_bytes = page_floor(granted.bytes / 100 * DEFAULT_LIMIT_PERCENT);
+	return 0;
 }
 
 static int read_sizes(const struct container_options *request, struct run_config *config)
 {
 	const char *limit = given(request, OPT_LIMIT);
 	const char *swap_size = given(request, OPT_SWAP_SIZE);
-	struct granted_memory granted = {0};
 	char text[SIZE_TEXT_MAX];
-	int r;
 
-	if (!limit || uses_percent(limit) || uses_percent(swap_size)) {
-		r = granted_memory(&granted);
-		if (r) {
-			log_error("memory of this machine: %s (give --limit SIZE in bytes)", strerror(-r));
-			return EXIT_MEMBOX_FAILED;
-		}
-	}
-	if (!limit)
-		config->limit_bytes = page_floor(granted.bytes / 100 * DEFAULT_LIMIT_PERCENT);
-	else if (read_size("limit", limit, granted.bytes, &config->limit_bytes))
+	if (limit && read_size("--limit", limit, &config->limit_bytes))
+		return EXIT_MEMBOX_FAILED;
+	if (!limit && read_default_limit(&config->limit_bytes))
 		return EXIT_MEMBOX_FAILED;
 	if (config->limit_bytes < CONTAINER_MIN_LIMIT_BYTES) {
 		log_error("--limit: %s is too small, the least is %s", limit ? limit : "90% of the memory granted",
@@ -139,7 +125,7 @@ static int read_sizes(const struct container_options *request, struct run_config
 	}
 	if (!swap_size)
 		return 0;
-	if (read_size("swap-size", swap_size, granted.bytes, &config->swap_size_bytes))
+	if (read_size("--swap-size", swap_size, &config->swap_size_bytes))
 		return EXIT_MEMBOX_FAILED;
 	if (config->swap_size_bytes < PAGE_BYTES) {
 		log_error("--swap-size: %s is less than a page (use --no-swap for no swap file)", swap_size);

@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/units.h"
 #include "cli/verbs.h"
+#include "platform/granted_memory.h"
 
 int option_error(const char *verb, const struct option *options, int answer, char **argv)
 {
@@ -57,6 +59,25 @@ enum listing_answer parse_listing_options(int argc, char **argv, const char *usa
 		return LISTING_WRONG;
 	}
 	return answer;
+}
+
+int read_size(const char *what, const char *text, uint64_t *ret_bytes)
+{
+	struct granted_memory granted = {0};
+	int r = strchr(text, '%') ? granted_memory(&granted) : 0;
+
+	if (r) {
+		log_error("memory of this machine: %s (give %s in bytes)", strerror(-r), what);
+		return EXIT_MEMBOX_FAILED;
+	}
+	r = parse_size(text, granted.bytes, ret_bytes);
+	if (r == -ERANGE || (!r && *ret_bytes > INT64_MAX))
+		log_error("%s: '%s' is too large", what, text);
+	else if (r)
+		log_error("%s: '%s' is not a size (bytes, or a whole number with K, M, G, T or %%)", what, text);
+	else
+		return 0;
+	return EXIT_MEMBOX_FAILED;
 }
 
 int finish_output(int code)

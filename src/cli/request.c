@@ -5,10 +5,8 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "base/units.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
-#include "platform/granted_memory.h"
 
 static int wrong_words(int argc, char **argv, const struct request_syntax *syntax)
 {
@@ -54,25 +52,6 @@ int request_parse(int argc, char **argv, const struct request_syntax *syntax, st
 const char *request_value(const struct request_line *line, enum request_option option)
 {
 	return line->values[option - REQUEST_JSON];
-}
-
-int request_size(const char *what, const char *text, uint64_t *ret_bytes)
-{
-	struct granted_memory granted = {0};
-	int r = strchr(text, '%') ? granted_memory(&granted) : 0;
-
-	if (r) {
-		log_error("memory of this machine: %s (give %s in bytes)", strerror(-r), what);
-		return EXIT_MEMBOX_FAILED;
-	}
-	r = parse_size(text, granted.bytes, ret_bytes);
-	if (r == -ERANGE || (!r && *ret_bytes > INT64_MAX))
-		log_error("%s: '%s' is too large", what, text);
-	else if (r)
-		log_error("%s: '%s' is not a size (bytes, or a whole number with K, M, G, T or %%)", what, text);
-	else
-		return 0;
-	return EXIT_MEMBOX_FAILED;
 }
 
 int request_result(const struct membox *m, int r)

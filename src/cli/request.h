@@ -43,9 +43,6 @@ int request_parse(int argc, char **argv, const struct request_syntax *syntax, st
 
 const char *request_value(const struct request_line *line, enum request_option option);
 
-/* A size; %s of `what` names it in messages. 0, or the exit code after one line on stderr. */
-int request_size(const char *what, const char *text, uint64_t *ret_bytes);
-
 /* 0 with *ret, or the exit code after one line on stderr. Later requests take timeout_ms at most. */
 int request_connect(const char *name, int timeout_ms, struct membox **ret);
 

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,8 @@
 #include <unistd.h>
 
 #include "control/runtime_folder.h"
+
+#define USER 65534 /* nobody */
 
 static char top[64], runtime[128];
 static struct runtime_error error;
@@ -338,6 +341,56 @@ static void a_long_path_has_a_socket_too(void **state)
 	runtime_folder_release(folder);
 }
 
+/* As a user without rights: 0 when the container's folder is at path, and gone again in the end. */
+static int at_default_place(const char *path)
+{
+	struct runtime_folder *folder;
+	struct stat st;
+
+	if (setgroups(0, NULL) || setresgid(USER, USER, USER) || setresuid(USER, USER, USER))
+		return 1;
+	if (runtime_folder_create(strrchr(path, '/') + 1, &folder, &error))
+		return 2;
+	if (strcmp(runtime_folder_path(folder), path) || stat(path, &st) || (st.st_mode & 07777) != 0700 || st.st_uid != USER)
+		return 3;
+	runtime_folder_remove(folder);
+	return stat(path, &st) ? 0 : 4;
+}
+
+static void expect_default_place(const char *session, const char *path)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		unsetenv("MEMBOX_RUNTIME_DIR");
+		if (session)
+			setenv("XDG_RUNTIME_DIR", session, 1);
+		else
+			unsetenv("XDG_RUNTIME_DIR");
+		_exit(at_default_place(path));
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+static void other_users_have_places_of_their_own(void **state)
+{
+	char session[128], path[512];
+
+	if (geteuid() != 0)
+		skip();
+	chmod(top, 0755);
+	snprintf(session, sizeof(session), "%s/session", top);
+	snprintf(path, sizeof(path), "%s/membox/unit", session);
+	assert_int_equal(mkdir(session, 0700), 0);
+	assert_int_equal(chown(session, USER, USER), 0);
+	expect_default_place(session, path);
+	snprintf(path, sizeof(path), "/tmp/membox-%d/unit-%d", USER, getpid()); /* which this machine may have in use */
+	expect_default_place(NULL, path);
+	expect_default_place("not/absolute", path);
+}
+
 /* Creates and removes one of two names again and again; while the folder is its own nobody else may own or empty it. 0: that was so. */
 static int compete(int which)
 {
@@ -421,6 +474,7 @@ int main(void)
 		cmocka_unit_test(another_process_of_the_owner_may_remove),
 		cmocka_unit_test(a_runtime_that_others_can_change_is_refused),
 		cmocka_unit_test(a_runtime_of_another_user_is_refused),
+		cmocka_unit_test(other_users_have_places_of_their_own),
 		cmocka_unit_test(names_that_could_mean_something_else_are_refused),
 		cmocka_unit_test(a_long_path_has_a_socket_too),
 		cmocka_unit_test(creators_removers_and_listers_do_not_harm_each_other),
