@@ -121,7 +121,10 @@ static int add_thread(struct world *world, pid_t tid)
 	return 0;
 }
 
-/* Interrupts every thread that is not yet held; returns how many were new, or -errno. */
+/*
+ * Interrupts every thread that is not yet held; returns how many were new, or -errno. The leader, listed first, comes last and goes first: while it is
+ * traced, a signal to the process that the program ignores is queued all the same, and wakes a thread that is not held, whose call reports EINTR then.
+ */
 static int interrupt_new_threads(struct world *world)
 {
 	_cleanup_free_ pid_t *tids = NULL;
@@ -139,7 +142,7 @@ static int interrupt_new_threads(struct world *world)
 	}
 	if (nr < 0)
 		return nr == -ENOENT ? -ESRCH : nr;
-	for (int i = 0; i < nr; i++) {
+	for (int i = nr - 1; i >= 0; i--) {
 		int r = find_thread(world, tids[i]) ? -ESRCH : add_thread(world, tids[i]);
 
 		if (r < 0 && r != -ESRCH)
@@ -286,6 +289,12 @@ pid_t world_pid(const struct world *world)
 	return world->pid;
 }
 
+static void release(struct tracee *tracee)
+{
+	if (!tracee_release(tracee))
+		add_late(tracee);
+}
+
 void world_resume(struct world *world)
 {
 	if (!world)
@@ -293,9 +302,12 @@ void world_resume(struct world *world)
 	/* Threads that run again compete with us for the processor, so nothing but the release itself is left for then. */
 	for (size_t i = 0; i < world->nr_threads; i++)
 		tracee_prepare_release(&world->threads[i]);
+	struct tracee *leader = find_thread(world, world->pid);
+	if (leader)
+		release(leader);
 	for (size_t i = 0; i < world->nr_threads; i++)
-		if (!tracee_release(&world->threads[i]))
-			add_late(&world->threads[i]);
+		if (&world->threads[i] != leader)
+			release(&world->threads[i]);
 	late.nr_held -= world->nr_threads;
 	free(world->threads);
 	free(world);
