@@ -97,6 +97,7 @@ struct container {
 	uint64_t oom_freeze_since_ns; /* since when the container is to be stopped and cannot be; 0: not */
 	bool oom_freeze_said;
 	char *oom_report;    /* of the last one; NULL: never out of memory */
+	int oom_cause;       /* enum exhaustion, of the last decision */
 	uint64_t oom_since_ns; /* over the limit with reclaim exhausted, without a break since; 0: not */
 	_Atomic bool barrier_wanted; /* reclaim passed over many pages flagged REMOVED, or over mapped file pages */
 };

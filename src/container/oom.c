@@ -40,9 +40,8 @@ static void describe_reason(const struct container *c, char *text, size_t size)
 					     [EXHAUSTED_SWAP_FAILED] = "the swap file has failed",
 					     [EXHAUSTED_NOTHING_LEFT] = "nothing more can be evicted"};
 	char limit[SIZE_TEXT_MAX];
-	int cause = atomic_load(&c->exhaustion);
 	format_size(charge_limit((struct charge *)&c->charge) << PAGE_SHIFT, limit);
-	snprintf(text, size, "limit %s is reached and %s", limit, causes[cause == EXHAUSTED_NOT ? EXHAUSTED_NOTHING_LEFT : cause]);
+	snprintf(text, size, "limit %s is reached and %s", limit, causes[c->oom_cause]);
 }
 
 /* The name is the program's choice: nothing of it may speak to a terminal. */
@@ -116,7 +115,8 @@ static bool kill_sharers(struct container *c, const struct tasks *tasks, const s
 	uint32_t nr = 0;
 	for (uint32_t i = 0; i < tasks->nr; i++) {
 		struct member *member = members_find(&c->members, tasks->items[i].pid);
-		if (!member || member->oom_killed || !share_memory(&tasks->items[i], victim) || pidfd_kill(member->pidfd, SIGKILL) < 0)
+		if (!member || member->oom_killed || !share_memory(&tasks->items[i], victim) ||
+		    pidfd_kill(member->pidfd, SIGKILL) < 0)
 			continue;
 		member->oom_killed = true;
 		nr++;
@@ -135,8 +135,8 @@ static void kill_victim(struct container *c, struct tasks *tasks, const struct o
 		return;
 	oom_report_make(c, why, tasks->items, tasks->nr, tasks->total);
 	oom_report_log(c);
-	log_error("killed process %d (%s) of container %s, which held most: %s resident, %s swapped, oom_score_adj %d", victim.pid, victim.name,
-		  c->config->name, format_size(oom_resident(&victim) << PAGE_SHIFT, resident),
+	log_error("killed process %d (%s) of container %s, which held most: %s resident, %s swapped, oom_score_adj %d",
+		  victim.pid, victim.name, c->config->name, format_size(oom_resident(&victim) << PAGE_SHIFT, resident),
 		  format_size(victim.swapped << PAGE_SHIFT, swapped), victim.oom_score_adj);
 }
 
@@ -161,7 +161,8 @@ static bool victim_is_dying(struct container *c)
 /* Clean file pages can always be given back in principle: they alone are no reason to kill. */
 static bool is_over(const struct container *c)
 {
-	return c->members.resident - MIN_OF(c->members.file, c->members.resident) > charge_limit((struct charge *)&c->charge);
+	return c->members.resident - MIN_OF(c->members.file, c->members.resident) >
+	       charge_limit((struct charge *)&c->charge);
 }
 
 /* A fork's pages count as shared, or not, until they are measured: nobody is killed for an estimate. */
@@ -195,9 +196,10 @@ static void say_stopped(struct container *c, struct tasks *tasks)
 	const char *name = c->config->name;
 	describe_reason(c, why, sizeof(why));
 	oom_report_make(c, why, tasks->items, tasks->nr, tasks->total);
-	log_error("container %s is stopped: out of memory: %s%s (make room with `membox set %s --limit SIZE` or `membox swapon %s FILE`, or end it with "
-		  "`membox kill %s`)",
-		  name, why, by_policy ? "" : ", and no process is left that may be killed", name, name, name);
+	log_error(
+		"container %s is stopped: out of memory: %s%s (make room with `membox set %s --limit SIZE` or `membox swapon %s FILE`, or end it with "
+		"`membox kill %s`)",
+		name, why, by_policy ? "" : ", and no process is left that may be killed", name, name, name);
 }
 
 static void stop(struct container *c, struct tasks *tasks)
@@ -214,7 +216,8 @@ static void stop(struct container *c, struct tasks *tasks)
 	if (now - c->oom_freeze_since_ns < FREEZE_PATIENCE_NS || c->oom_freeze_said)
 		return;
 	c->oom_freeze_said = true;
-	log_error("container %s is out of memory and cannot be stopped: it goes over its limit: %s", c->config->name, strerror(-r));
+	log_error("container %s is out of memory and cannot be stopped: it goes over its limit: %s", c->config->name,
+		  strerror(-r));
 }
 
 static void decide(struct container *c)
@@ -225,7 +228,7 @@ static void decide(struct container *c)
 	struct oom_task *victim = c->config->oom == OOM_KILL ? choose_victim(&tasks) : NULL;
 	if (victim)
 		kill_victim(c, &tasks, victim);
-	else if (!container_is_stopped(c))
+	else
 		stop(c, &tasks);
 	free(tasks.items);
 }
@@ -249,7 +252,7 @@ void container_consider_oom(struct container *c)
 	}
 	if (!c->oom_since_ns)
 		c->oom_since_ns = container_now_ns();
-	if (!is_certain(c) || atomic_load(&c->exhaustion) == EXHAUSTED_NOT || !is_over(c))
+	if (!is_certain(c) || (c->oom_cause = atomic_load(&c->exhaustion)) == EXHAUSTED_NOT || !is_over(c))
 		return;
 	/* There is memory to evict, only its owner could not be reached yet: on a busy machine that takes a while. */
 	if (c->swap && container_may_adopt_more(c) && container_now_ns() - c->oom_since_ns < ADOPTION_PATIENCE_NS)
@@ -264,16 +267,26 @@ bool container_is_stopped(const struct container *c)
 	return container_is_frozen_by(c, FREEZER_OOM);
 }
 
-static void go_on(struct container *c)
+static void go_on(struct container *c, const char *why)
 {
 	container_thaw(c, FREEZER_OOM);
 	if (c->members.resident) /* else all were killed */
-		log_error("container %s goes on: it has room again", c->config->name);
+		log_error("container %s goes on: %s", c->config->name, why);
+}
+
+static bool somebody_may_be_killed(struct container *c)
+{
+	struct tasks tasks;
+	if (c->config->oom != OOM_KILL || look_at_all(c, &tasks) < 0)
+		return false;
+	bool found = choose_victim(&tasks);
+	free(tasks.items);
+	return found;
 }
 
 /*
  * The owner may have raised the limit, added swap (then everything has to be reached for the first time), ended a process, or, where only the protected were
- * left, made one eligible.
+ * left, made one eligible: whether that one is killed is decided as always, with certainty.
  */
 void container_reconsider_oom(struct container *c)
 {
@@ -281,12 +294,8 @@ void container_reconsider_oom(struct container *c)
 		return;
 	if (is_over(c) && c->swap && c->parking == PARKING_NOT)
 		hold_reach_everything(c, c->frozen);
-	if (!is_over(c)) {
-		go_on(c);
-		return;
-	}
-	if (c->config->oom == OOM_KILL)
-		decide(c);
-	if (c->oom_killed_ns)
-		go_on(c);
+	if (!is_over(c))
+		go_on(c, "it has room again");
+	else if (somebody_may_be_killed(c))
+		go_on(c, "there is a process again that may be killed");
 }

@@ -25,13 +25,14 @@ static void write_sums(struct container *c, FILE *out)
 	}
 	uint64_t file = MIN_OF(c->members.file, c->members.resident), anon = c->members.resident - file;
 	fprintf(out, "memory: usage %s, highest %s, limit %s, failcnt %llu, reclaimed %llu pages\n",
-		format_size(c->members.resident << PAGE_SHIFT, usage), format_size(stat_get(&c->stats, rss_max_usage), most),
+		format_size(c->members.resident << PAGE_SHIFT, usage),
+		format_size(stat_get(&c->stats, rss_max_usage), most),
 		format_size(charge_limit(&c->charge) << PAGE_SHIFT, limit), (unsigned long long)c->charge.failcnt,
 		(unsigned long long)stat_get(&c->stats, rss_reclaimed));
 	fprintf(out, "lists: anonymous %llu KiB (active %llu, inactive %llu, unevictable %llu), files %llu KiB\n",
 		(unsigned long long)kib(anon), (unsigned long long)kib(all.active),
-		(unsigned long long)kib(anon - MIN_OF(all.active + all.pinned, anon)), (unsigned long long)kib(all.pinned),
-		(unsigned long long)kib(file));
+		(unsigned long long)kib(anon - MIN_OF(all.active + all.pinned, anon)),
+		(unsigned long long)kib(all.pinned), (unsigned long long)kib(file));
 	if (!c->swap) {
 		fprintf(out, "swap: none\n");
 		return;
@@ -51,20 +52,22 @@ static int by_badness(const void *a, const void *b)
 static void write_tasks(FILE *out, const struct oom_task *tasks, uint32_t nr)
 {
 	uint64_t rest = 0;
-	fprintf(out, "%8s %12s %12s %10s %10s %10s %13s  name\n", "pid", "resident KiB", "anonymous", "files", "swapped", "tables",
-		"oom_score_adj");
+	fprintf(out, "%8s %12s %12s %10s %10s %10s %13s  name\n", "pid", "resident KiB", "anonymous", "files",
+		"swapped", "tables", "oom_score_adj");
 	for (uint32_t i = 0; i < nr; i++) {
 		const struct oom_task *t = &tasks[i];
 		if (i >= MAX_LINES) {
 			rest += oom_resident(t) + t->swapped;
 			continue;
 		}
-		fprintf(out, "%8d %12llu %12llu %10llu %10llu %10llu %13d  %s\n", t->pid, (unsigned long long)kib(oom_resident(t)),
-			(unsigned long long)kib(t->anon), (unsigned long long)kib(t->file + t->shmem), (unsigned long long)kib(t->swapped),
+		fprintf(out, "%8d %12llu %12llu %10llu %10llu %10llu %13d  %s\n", t->pid,
+			(unsigned long long)kib(oom_resident(t)), (unsigned long long)kib(t->anon),
+			(unsigned long long)kib(t->file + t->shmem), (unsigned long long)kib(t->swapped),
 			(unsigned long long)kib(t->tables), t->oom_score_adj, t->name);
 	}
 	if (nr > MAX_LINES)
-		fprintf(out, "and %u more tasks, with %llu KiB resident or swapped\n", nr - MAX_LINES, (unsigned long long)kib(rest));
+		fprintf(out, "and %u more tasks, with %llu KiB resident or swapped\n", nr - MAX_LINES,
+			(unsigned long long)kib(rest));
 }
 
 void oom_report_make(struct container *c, const char *why, struct oom_task *tasks, uint32_t nr, uint64_t total_pages)

@@ -7,7 +7,8 @@ uint64_t oom_resident(const struct oom_task *task)
 
 int64_t oom_badness(const struct oom_task *task, uint64_t total_pages)
 {
-	return (int64_t)(task->anon + task->shmem + task->swapped + task->tables) + (int64_t)(total_pages / 1000) * task->oom_score_adj;
+	return (int64_t)(task->anon + task->shmem + task->swapped + task->tables) +
+	       (int64_t)(total_pages / 1000) * task->oom_score_adj;
 }
 
 bool oom_is_eligible(const struct oom_task *task)

@@ -1,10 +1,13 @@
 """The container's OOM killer (LINEAGE A1, A6, B3): whom it kills, what it says, and what it leaves alone."""
+import contextlib
+import os
 import re
+import signal
 import subprocess
 
 import pytest
 
-from boxes import MIB, PYTHON, execute, need_membox, need_root, victim
+from boxes import MIB, PYTHON, ask, descendants, execute, is_alive, need_membox, need_root, victim, wait_until
 
 # Inside the container: starts processes that hold memory and says which of them have ended, in order. What is left proves its bytes.
 DRIVER = """\
@@ -139,3 +142,141 @@ def test_a6_name_of_a_victim_speaks_to_nobody(box):
     script = "open('/proc/self/comm', 'wb').write(b'\\x1b[2J\\n\\xff'); x = b'1' * (200 << 20)"
     run = box.run_boxed([PYTHON, "-c", script], 48 * MIB, args=["--no-swap"])
     assert run.status == 137 and "(?[2J??)" in run.stderr and "\x1b" not in run.stderr, run.stderr
+
+
+# ---- --oom stop -----------------------------------------------------------------------------------------------------------
+
+
+class Stopping:
+    """A container with --oom stop in the background."""
+
+    def __init__(self, box, program, limit, args=("--no-swap", "--oom", "stop"), prefix=()):
+        need_membox()
+        self.name = f"oom-{os.getpid()}-{box.new_path('n').name}"
+        command = box.command(program, limit, args=("--name", self.name, *args))
+        self.process = subprocess.Popen([*prefix, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=box.folder)
+
+    def ask(self, verb, **members):
+        reply = ask(self.name, verb, **members)
+        assert reply and reply["ok"], reply
+        return reply
+
+    def wait_for_stop(self):
+        assert wait_until(lambda: (ask(self.name, "describe") or {}).get("state") == "stopped", 60), self.process.poll()
+
+    def end(self):
+        """(status, stdout, stderr as lines)"""
+        stdout, stderr = self.process.communicate(timeout=60)
+        return self.process.returncode, stdout, stderr.decode().splitlines()
+
+
+@contextlib.contextmanager
+def stopping(*arguments, **options):
+    one = Stopping(*arguments, **options)
+    try:
+        yield one
+    finally:
+        if one.process.poll() is None:
+            ask(one.name, "kill", signal=signal.SIGKILL)
+            one.process.communicate(timeout=20)
+
+
+def stop_line(one, limit_mb, why):
+    return (f"membox: container {one.name} is stopped: out of memory: limit {limit_mb} MiB is reached and {why} (make room with `membox set {one.name} --limit "
+            f"SIZE` or `membox swapon {one.name} FILE`, or end it with `membox kill {one.name}`)")
+
+
+def goes_on_line(one):
+    return f"membox: container {one.name} goes on: it has room again"
+
+
+def members_states(one):
+    return {state for _, state, name in descendants(one.process.pid) if not name.startswith(("membox", "mbx-"))}
+
+
+def test_a6_stop_until_the_limit_is_raised(box):
+    """Nobody is killed; said once each time; the report is there for who asks; the right result in the end."""
+    with stopping(box, [victim("touch-pages"), 128, "rand-read"], 64 * MIB) as one:
+        one.wait_for_stop()
+        stat = one.ask("stat")
+        assert stat["oom_report"].startswith(f"out of memory in container {one.name}: limit 64 MiB is reached and there is no swap file\n")
+        assert stat["oom_report"].splitlines()[-1].endswith("touch-pages") and stat["figures"]["oom_kills"] == 0
+        assert members_states(one) == {"t"} and stat["rss_usage"] < 80 * MIB
+        one.ask("set", limit=96 * MIB)
+        one.wait_for_stop()
+        assert one.ask("stat")["oom_report"].startswith(f"out of memory in container {one.name}: limit 96 MiB")
+        one.ask("set", limit=256 * MIB)
+        status, _, lines = one.end()
+        assert status == 0 and lines == [stop_line(one, 64, "there is no swap file"), goes_on_line(one), stop_line(one, 96, "there is no swap file"),
+                                         goes_on_line(one)]
+
+
+def test_b3_stop_until_there_is_swap(box):
+    """The members were never reached before: they are put under control while they stand still."""
+    with stopping(box, [victim("touch-new-memory"), 160, 4, "split"], 64 * MIB) as one:
+        one.wait_for_stop()
+        one.ask("swapon", path=str(box.folder / "late-swap"))
+        status, _, lines = one.end()
+        assert status == 0 and lines == [stop_line(one, 64, "there is no swap file"), goes_on_line(one)]
+
+
+def test_a6_stop_with_a_full_swap_file(box):
+    """Park and unpark do not set it going; a higher limit does."""
+    with stopping(box, [victim("touch-pages"), 160, "rand-write"], 64 * MIB, ("--swap-size", "32M", "--oom", "stop")) as one:
+        one.wait_for_stop()
+        assert "the swap file is full" in one.ask("stat")["oom_report"]
+        assert ask(one.name, "park")["errno"] == "ENOSPC"
+        assert one.ask("describe")["state"] == "stopped" and members_states(one) == {"t"}
+        one.ask("set", limit=256 * MIB)
+        status, _, lines = one.end()
+        assert status == 0 and lines == [stop_line(one, 64, "the swap file is full"), goes_on_line(one)]
+
+
+def test_a6_stop_until_a_process_is_ended(box):
+    """The owner kills one by hand: the others go on."""
+    with stopping(box, program("hold('a', 30); hold('b', 50); hold('c', 70); next_to_end()"), 130 * MIB) as one:
+        one.wait_for_stop()
+        largest = max(one.ask("stat")["members"], key=lambda member: member["rss"])
+        os.kill(largest["pid"], signal.SIGKILL)
+        status, stdout, lines = one.end()
+        assert (status, len(lines)) == (0, 2) and stdout.count(b"killed") == 1 and stdout.count(b"right 0") == 2, stdout
+
+
+def test_a6_stopped_container_is_killed(box):
+    with stopping(box, [victim("touch-pages"), 128, "rand-read"], 64 * MIB) as one:
+        one.wait_for_stop()
+        pids = [member["pid"] for member in one.ask("stat")["members"]]
+        one.ask("kill")
+        status, _, lines = one.end()
+        assert status in (137, -9) and lines == [stop_line(one, 64, "there is no swap file")] and not any(map(is_alive, pids))
+
+
+@pytest.fixture
+def protected(box):
+    """A container whose only process has -1000, and is over the limit."""
+    need_root("to protect a process")
+    (box.folder / "minus-1000").write_text("-1000\n")
+    script = f"mount --bind minus-1000 /proc/$$/oom_score_adj && exec {victim('touch-pages')} 128 rand-read"
+    with stopping(box, ["sh", "-c", script], 64 * MIB, ("--no-swap",), ("unshare", "--mount", "--propagation", "private")) as one:
+        one.wait_for_stop()
+        assert " -1000 " in one.ask("stat")["oom_report"]
+        yield one
+
+
+WHY_PROTECTED = "there is no swap file, and no process is left that may be killed"
+
+
+def test_a6_only_the_protected_are_left(protected):
+    """-1000 is never killed, and the limit holds: the container stops, without being told to."""
+    protected.ask("set", limit=256 * MIB)
+    status, _, lines = protected.end()
+    assert status == 0 and lines == [stop_line(protected, 64, WHY_PROTECTED), goes_on_line(protected)]
+
+
+def test_a6_the_last_protection_is_lifted(protected):
+    """Then the choice is made as always."""
+    found = protected.ask("describe")
+    subprocess.run(["nsenter", f"--mount=/proc/{found['keeper']}/ns/mnt", "umount", f"/proc/{found['program']}/oom_score_adj"], check=True)
+    status, _, lines = protected.end()
+    assert status == 137 and lines[0] == stop_line(protected, 64, WHY_PROTECTED)
+    assert lines[1] == f"membox: container {protected.name} goes on: there is a process again that may be killed" and len(reports("\n".join(lines[2:]) + "\n")) == 1
