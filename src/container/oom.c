@@ -168,8 +168,7 @@ static bool is_over(const struct container *c)
 /* A fork's pages count as shared, or not, until they are measured: nobody is killed for an estimate. */
 static bool is_over_when_measured(struct container *c)
 {
-	members_measure_sharing(&c->members, MEASURE_NOW, container_now_ns());
-	members_sample(&c->members);
+	container_publish_figures(c);
 	return is_over(c);
 }
 

@@ -14,31 +14,23 @@ static uint64_t kib(uint64_t pages)
 	return pages << (PAGE_SHIFT - 10);
 }
 
-static void write_sums(struct container *c, FILE *out)
+/* The figures are those of the decision: what was published last. */
+static void write_sums(const struct container *c, FILE *out)
 {
+	const struct stats *s = &c->stats;
 	char usage[SIZE_TEXT_MAX], most[SIZE_TEXT_MAX], limit[SIZE_TEXT_MAX];
-	struct page_counts all = {0};
-	for (struct address_space *as = c->spaces; as; as = as->next) {
-		struct page_counts one = address_space_count(as);
-		all.active += one.active;
-		all.pinned += one.pinned;
-	}
-	uint64_t file = MIN_OF(c->members.file, c->members.resident), anon = c->members.resident - file;
-	fprintf(out, "memory: usage %s, highest %s, limit %s, failcnt %llu, reclaimed %llu pages\n",
-		format_size(c->members.resident << PAGE_SHIFT, usage),
-		format_size(stat_get(&c->stats, rss_max_usage), most),
-		format_size(charge_limit(&c->charge) << PAGE_SHIFT, limit), (unsigned long long)c->charge.failcnt,
-		(unsigned long long)stat_get(&c->stats, rss_reclaimed));
-	fprintf(out, "lists: anonymous %llu KiB (active %llu, inactive %llu, unevictable %llu), files %llu KiB\n",
-		(unsigned long long)kib(anon), (unsigned long long)kib(all.active),
-		(unsigned long long)kib(anon - MIN_OF(all.active + all.pinned, anon)),
-		(unsigned long long)kib(all.pinned), (unsigned long long)kib(file));
-	if (!c->swap) {
+	fprintf(out, "memory: usage %s, highest %s, limit %s, failcnt %llu, reclaimed %llu pages\n", format_size(stat_get(s, rss_usage), usage),
+		format_size(stat_get(s, rss_max_usage), most), format_size(stat_get(s, rss_limit), limit),
+		(unsigned long long)stat_get(s, rss_failcnt), (unsigned long long)stat_get(s, rss_reclaimed));
+	fprintf(out, "lists: active %llu KiB, inactive %llu KiB, unevictable %llu KiB; anonymous %llu KiB, files %llu KiB\n",
+		(unsigned long long)stat_get(s, active) / 1024, (unsigned long long)stat_get(s, inactive) / 1024,
+		(unsigned long long)stat_get(s, unevictable) / 1024, (unsigned long long)stat_get(s, anon) / 1024,
+		(unsigned long long)stat_get(s, file) / 1024);
+	if (!c->swap)
 		fprintf(out, "swap: none\n");
-		return;
-	}
-	fprintf(out, "swap: used %s of %s\n", format_size(swap_used_slots(c->swap) * PAGE_BYTES, usage),
-		format_size(swap_total_slots(c->swap) * PAGE_BYTES, limit));
+	else
+		fprintf(out, "swap: used %s of %s\n", format_size(stat_get(s, swap_used), usage),
+			format_size(stat_get(s, swap_total), limit));
 }
 
 static uint64_t total_for_sorting; /* qsort has no context; container thread only */

@@ -81,7 +81,7 @@ def test_a6_report(box):
     lines = [line.removeprefix("membox: ") for line in text.splitlines()]
     assert lines[0] == "out of memory in container who: limit 180 MiB is reached and there is no swap file"
     assert re.fullmatch(r"memory: usage 1[89]\d(\.\d)? MiB, highest 1[89]\d(\.\d)? MiB, limit 180 MiB, failcnt \d+, reclaimed \d+ pages", lines[1])
-    assert re.fullmatch(r"lists: anonymous \d+ KiB \(active 0, inactive \d+, unevictable 0\), files \d+ KiB", lines[2])
+    assert re.fullmatch(r"lists: active 0 KiB, inactive \d+ KiB, unevictable 0 KiB; anonymous \d+ KiB, files \d+ KiB", lines[2])
     assert lines[3] == "swap: none"
     assert lines[4].split() == ["pid", "resident", "KiB", "anonymous", "files", "swapped", "tables", "oom_score_adj", "name"]
     rows = [line.split() for line in lines[5:]]
