@@ -311,7 +311,7 @@ static void sample_one(struct members *members, struct member *member)
 
 uint64_t members_sample(struct members *members)
 {
-	uint64_t resident = 0, file = 0;
+	uint64_t resident = 0, file = 0, shmem = 0;
 	members->at_most = 0;
 	for (uint32_t i = 0; i < members->nr; i++) {
 		struct member *member = &members->items[i];
@@ -321,9 +321,11 @@ uint64_t members_sample(struct members *members)
 			continue;
 		resident += member->resident - member->shared_anon - member->shared_file;
 		file += member->file - member->shared_file;
+		shmem += MIN_OF(member->shmem, member->file - member->shared_file);
 	}
 	members->resident = resident + members->unowned;
 	members->file = file;
+	members->shmem = shmem;
 	return members->resident;
 }
 
@@ -341,6 +343,7 @@ static void measure_one(struct members *members, struct member *member)
 	if (!member->resident || process_sharing_read(member->task, &now) < 0)
 		return;
 	uint64_t proportional = now.proportional_anon + now.proportional_file;
+	member->shmem = now.proportional_shmem;
 	member->shared_anon = MIN_OF(now.anon - MIN_OF(now.proportional_anon, now.anon), member->resident - member->file);
 	member->shared_file = MIN_OF(now.file - MIN_OF(now.proportional_file, now.file), member->file);
 	member->common = proportional - MIN_OF(now.own, proportional);

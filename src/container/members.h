@@ -28,6 +28,7 @@ struct member {
 	uint64_t resident, file;           /* pages at the last sample */
 	uint64_t shared_anon, shared_file; /* of these, pages counted elsewhere */
 	uint64_t common;                   /* what the others take over of this one's count when it is gone */
+	uint64_t shmem;                    /* of the file pages counted here, shared memory when that was measured last */
 	uint64_t locked;                   /* pages locked in memory when sharing was measured last */
 	uint64_t seen_faults;              /* minor faults at the last sample */
 	uint64_t seen_broken, seen_evicted; /* the address space's counters at the last sample */
@@ -44,6 +45,7 @@ struct members {
 	struct member *items;
 	uint32_t nr, capacity;
 	uint64_t resident, file; /* sums of the last sample, shared pages once */
+	uint64_t shmem;          /* of these file pages: those that were shared memory at the last measuring */
 	uint64_t at_most;        /* the sum if nothing were shared */
 	uint64_t unowned;        /* pages that became the members' without it being known whose */
 	uint64_t doubt;          /* pages by which the sum may be off */

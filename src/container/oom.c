@@ -26,6 +26,7 @@
 #define ADOPTION_PATIENCE_NS 5000000000ull
 #define DEATH_PATIENCE_NS 5000000000ull /* for a victim in an uninterruptible state */
 #define FREEZE_PATIENCE_NS 5000000000ull
+#define MEASURING_SHARE 50
 
 struct tasks {
 	struct oom_task *items;
@@ -158,11 +159,12 @@ static bool victim_is_dying(struct container *c)
 	return false;
 }
 
-/* Clean file pages can always be given back in principle: they alone are no reason to kill. */
+/* Clean file pages can always be given back in principle: they alone are no reason to kill. Shared memory cannot: it has no place to go to. */
 static bool is_over(const struct container *c)
 {
-	return c->members.resident - MIN_OF(c->members.file, c->members.resident) >
-	       charge_limit((struct charge *)&c->charge);
+	const struct members *m = &c->members;
+	uint64_t leaves = m->file - MIN_OF(m->shmem, m->file);
+	return m->resident - MIN_OF(leaves, m->resident) > charge_limit((struct charge *)&c->charge);
 }
 
 /* A fork's pages count as shared, or not, until they are measured: nobody is killed for an estimate. */
@@ -170,6 +172,17 @@ static bool is_over_when_measured(struct container *c)
 {
 	container_publish_figures(c);
 	return is_over(c);
+}
+
+/* Which of the file pages are shared memory shows only when it is measured: for that, a small part of the time. */
+static bool may_be_over(struct container *c)
+{
+	uint64_t now = container_now_ns();
+	if (is_over(c))
+		return true;
+	if (c->members.resident <= charge_limit(&c->charge) || now - c->members.measured_ns < c->members.measuring_took_ns * MEASURING_SHARE)
+		return false;
+	return is_over_when_measured(c);
 }
 
 /* A stall finds out whether nothing can be freed. */
@@ -245,7 +258,7 @@ static void measure_and_decide(struct container *c)
 
 void container_consider_oom(struct container *c)
 {
-	if (victim_is_dying(c) || atomic_load(&c->exhaustion) == EXHAUSTED_NOT || !is_over(c)) {
+	if (victim_is_dying(c) || atomic_load(&c->exhaustion) == EXHAUSTED_NOT || !may_be_over(c)) {
 		c->oom_since_ns = 0;
 		return;
 	}

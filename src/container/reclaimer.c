@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "container/container.h"
 #include "pager/evict.h"
+#include "pager/file_pages.h"
 #include "pager/shared_pages.h"
 #include "pager/writeback.h"
 #include "platform/pagemap.h"
@@ -90,7 +91,7 @@ struct pageout {
 static int page_out_mapping(const struct mapping *m, void *context)
 {
 	struct pageout *out = context;
-	if (m->inode && m->readable && m->name[0] == '/') {
+	if (m->readable && file_pages_are_in(m)) {
 		ssize_t n = process_pageout(out->pidfd, m->start, m->end - m->start);
 		out->advised += n > 0 ? (uint64_t)n : 0;
 	}

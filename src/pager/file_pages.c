@@ -13,8 +13,7 @@ struct drop {
 	int64_t pages;
 };
 
-/* Memory of the kernel's own making, devices and tmpfs segments: to unmap it would free nothing, or do harm. */
-static bool is_of_a_file(const struct mapping *m)
+bool file_pages_are_in(const struct mapping *m)
 {
 	return m->inode && m->name[0] == '/' && strncmp(m->name, "/dev/", 5) && strncmp(m->name, "/memfd:", 7) &&
 	       strncmp(m->name, "/SYSV", 5);
@@ -37,7 +36,7 @@ static int drop_mapping(const struct mapping *m, void *context)
 				      .end = MIN_OF(m->end, ADDRESS_END),
 				      .require = PAGE_PRESENT | PAGE_FILE,
 				      .report = PAGE_PRESENT | PAGE_FILE};
-	while (is_of_a_file(m) && query.start < query.end) {
+	while (file_pages_are_in(m) && query.start < query.end) {
 		int n = pagemap_scan(drop->as->pagemap, &query, runs, ARRAY_LEN(runs), &query.start);
 		if (n < 0)
 			return n;

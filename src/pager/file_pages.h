@@ -2,6 +2,10 @@
 #pragma once
 
 #include "pager/address_space.h"
+#include "platform/pagemap.h"
+
+/* True for a mapping of a file, false for memory of the kernel's own making, devices and shared memory: to unmap that would free nothing, or do harm. */
+bool file_pages_are_in(const struct mapping *m);
 
 /*
  * Unmaps all pages of files that the process has mapped and not changed. Its threads are held: a page of a private mapping that is written to

@@ -213,6 +213,7 @@ int process_sharing_read(pid_t pid, struct process_sharing *ret)
 		.file = resident > anon ? resident - anon : 0,
 		.proportional_anon = rollup_figure(buf, "Pss_Anon"),
 		.proportional_file = rollup_figure(buf, "Pss_File") + rollup_figure(buf, "Pss_Shmem"),
+		.proportional_shmem = rollup_figure(buf, "Pss_Shmem"),
 		.own = rollup_figure(buf, "Private_Clean") + rollup_figure(buf, "Private_Dirty"),
 		.locked = rollup_figure(buf, "Locked"),
 	};

@@ -50,6 +50,7 @@ int process_residence_read(pid_t pid, struct process_residence *ret);
 struct process_sharing {
 	uint64_t anon, file;                           /* resident */
 	uint64_t proportional_anon, proportional_file; /* a page that n processes map counts 1/n */
+	uint64_t proportional_shmem;                   /* part of proportional_file: shared memory, tmpfs */
 	uint64_t own;                                  /* mapped by no other process */
 	uint64_t locked;                               /* in mlocked mappings, proportional */
 };

@@ -126,20 +126,30 @@ def test_a6_those_who_share_memory_go_together(box, args):
     assert run.stats["oom_kills"] == 2 and len(reports(run.stderr)) == 1
 
 
+@pytest.mark.parametrize("args", [("--no-swap",), ()], ids=["no-swap", "swap"])
+def test_a1_shared_memory_cannot_leave(box, args):
+    """It counts as mapped pages of a file do, but nobody can give it back."""
+    need_membox()
+    script = "import mmap, time\nm = mmap.mmap(-1, 160 << 20)\nfor i in range(0, len(m), 4096): m[i] = 1\ntime.sleep(100)"
+    run = box.run_boxed([PYTHON, "-c", script], 64 * MIB, args=args)
+    assert (run.status, run.stats["oom_kills"], len(reports(run.stderr))) == (137, 1, 1)
+
+
 @pytest.mark.parametrize("args", [("--no-swap",), ("--swap-size", "32M")], ids=lambda args: args[0])
 def test_a6_exit_status(box, args):
     """137 when the program itself is killed; its own when that befalls a child."""
     need_membox()
-    run = box.run_boxed([victim("touch-pages"), 128, "rand-read"], 48 * MIB, args=args)
+    hog = [PYTHON, "-c", "import time; x = b'1' * (128 << 20); time.sleep(100)"]
+    run = box.run_boxed(hog, 48 * MIB, args=args)
     assert (run.status, run.stats["exit_status"], run.stats["oom_kills"], len(reports(run.stderr))) == (137, 137, 1, 1)
-    run = box.run_boxed(["sh", "-c", f"{victim('touch-pages')} 128 rand-read 2> /dev/null; echo $?; exit 5"], 48 * MIB, args=args)
+    run = box.run_boxed(["sh", "-c", '"$@"; echo $?; exit 5', "sh", *hog], 48 * MIB, args=args)
     assert (run.status, run.stdout, run.stats["oom_kills"]) == (5, b"137\n", 1)
 
 
 def test_a6_name_of_a_victim_speaks_to_nobody(box):
     """A program chooses its name: it must not get control characters into the terminal or the report."""
     need_membox()
-    script = "open('/proc/self/comm', 'wb').write(b'\\x1b[2J\\n\\xff'); x = b'1' * (200 << 20)"
+    script = "open('/proc/self/comm', 'wb').write(b'\\x1b[2J\\n\\xff'); x = b'1' * (200 << 20)\nimport time; time.sleep(100)"
     run = box.run_boxed([PYTHON, "-c", script], 48 * MIB, args=["--no-swap"])
     assert run.status == 137 and "(?[2J??)" in run.stderr and "\x1b" not in run.stderr, run.stderr
 
@@ -154,7 +164,7 @@ class Stopping:
         need_membox()
         self.name = f"oom-{os.getpid()}-{box.new_path('n').name}"
         command = box.command(program, limit, args=("--name", self.name, *args))
-        self.process = subprocess.Popen([*prefix, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=box.folder)
+        self.process = subprocess.Popen([*prefix, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=box.folder)
 
     def ask(self, verb, **members):
         reply = ask(self.name, verb, **members)
@@ -165,7 +175,7 @@ class Stopping:
         assert wait_until(lambda: (ask(self.name, "describe") or {}).get("state") == "stopped", 60), self.process.poll()
 
     def end(self):
-        """(status, stdout, stderr as lines)"""
+        """(status, stdout, stderr as lines); who waits for the end of its input goes on."""
         stdout, stderr = self.process.communicate(timeout=60)
         return self.process.returncode, stdout, stderr.decode().splitlines()
 
@@ -196,11 +206,11 @@ def members_states(one):
 
 def test_a6_stop_until_the_limit_is_raised(box):
     """Nobody is killed; said once each time; the report is there for who asks; the right result in the end."""
-    with stopping(box, [victim("touch-pages"), 128, "rand-read"], 64 * MIB) as one:
+    with stopping(box, [victim("hold-memory"), 128], 64 * MIB) as one:
         one.wait_for_stop()
         stat = one.ask("stat")
         assert stat["oom_report"].startswith(f"out of memory in container {one.name}: limit 64 MiB is reached and there is no swap file\n")
-        assert stat["oom_report"].splitlines()[-1].endswith("touch-pages") and stat["figures"]["oom_kills"] == 0
+        assert stat["oom_report"].splitlines()[-1].endswith("hold-memory") and stat["figures"]["oom_kills"] == 0
         assert members_states(one) == {"t"} and stat["rss_usage"] < 80 * MIB
         one.ask("set", limit=96 * MIB)
         one.wait_for_stop()
@@ -213,7 +223,7 @@ def test_a6_stop_until_the_limit_is_raised(box):
 
 def test_b3_stop_until_there_is_swap(box):
     """The members were never reached before: they are put under control while they stand still."""
-    with stopping(box, [victim("touch-new-memory"), 160, 4, "split"], 64 * MIB) as one:
+    with stopping(box, [victim("hold-memory"), 160], 64 * MIB) as one:
         one.wait_for_stop()
         one.ask("swapon", path=str(box.folder / "late-swap"))
         status, _, lines = one.end()
@@ -222,7 +232,7 @@ def test_b3_stop_until_there_is_swap(box):
 
 def test_a6_stop_with_a_full_swap_file(box):
     """Park and unpark do not set it going; a higher limit does."""
-    with stopping(box, [victim("touch-pages"), 160, "rand-write"], 64 * MIB, ("--swap-size", "32M", "--oom", "stop")) as one:
+    with stopping(box, [victim("hold-memory"), 160], 64 * MIB, ("--swap-size", "32M", "--oom", "stop")) as one:
         one.wait_for_stop()
         assert "the swap file is full" in one.ask("stat")["oom_report"]
         assert ask(one.name, "park")["errno"] == "ENOSPC"
@@ -243,7 +253,7 @@ def test_a6_stop_until_a_process_is_ended(box):
 
 
 def test_a6_stopped_container_is_killed(box):
-    with stopping(box, [victim("touch-pages"), 128, "rand-read"], 64 * MIB) as one:
+    with stopping(box, [victim("hold-memory"), 128], 64 * MIB) as one:
         one.wait_for_stop()
         pids = [member["pid"] for member in one.ask("stat")["members"]]
         one.ask("kill")
@@ -256,7 +266,7 @@ def protected(box):
     """A container whose only process has -1000, and is over the limit."""
     need_root("to protect a process")
     (box.folder / "minus-1000").write_text("-1000\n")
-    script = f"mount --bind minus-1000 /proc/$$/oom_score_adj && exec {victim('touch-pages')} 128 rand-read"
+    script = f"mount --bind minus-1000 /proc/$$/oom_score_adj && exec {victim('hold-memory')} 128"
     with stopping(box, ["sh", "-c", script], 64 * MIB, ("--no-swap",), ("unshare", "--mount", "--propagation", "private")) as one:
         one.wait_for_stop()
         assert " -1000 " in one.ask("stat")["oom_report"]

@@ -1,6 +1,6 @@
 /*
- * share-memory: two processes with one memory (clone with CLONE_VM, no threads of each other). The first fills memory for as long as it lives; the second waits
- * for the end of the first and then goes on with what they share: it is wrong when it gets there.
+ * share-memory: two processes with one memory (clone with CLONE_VM, no threads of each other). The first fills memory and waits to be
+ * killed; the second waits for the end of the first: to outlive it is wrong.
  * usage: share-memory SIZE_MB
  */
 #include <sched.h>
@@ -31,6 +31,6 @@ int main(int argc, char **argv)
 	pid_t second = clone(wait_for_first, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL);
 	CHECK(second > 0, "clone");
 	pages_fill(memory, nr_pages, 1);
-	kill(second, SIGKILL);
-	return 0;
+	for (;;)
+		pause();
 }
