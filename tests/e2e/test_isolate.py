@@ -11,7 +11,7 @@ import time
 import pytest
 
 import boxes
-from boxes import MEMBOX, MIB, PYTHON, descendants, describe, execute, is_alive, named, need_membox, need_program, need_root, read, victim, wait_until
+from boxes import MEMBOX, MIB, PYTHON, descendants, describe, execute, is_alive, named, need_membox, need_program, need_root, read, scale, victim, wait_until
 from test_job_control import terminal  # noqa: F401 (a fixture)
 
 ISOLATE = ["--isolate"]
@@ -229,10 +229,33 @@ def test_mounts_stay_inside(box):
 # ---- memory -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [["fork-evicted"], ["exec-evicted"], ["see-no-trace"], ["random-memory-ops", "3000", "3", "96", "3"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("words", [*scale([], [["fork-evicted"]]), ["exec-evicted"], ["see-no-trace"], ["random-memory-ops", "3000", "3", "96", "3"]], ids=lambda words: words[0])
 def test_right_under_pressure(box, words):
     """Adoption, fork with and without inheritance (MADV_WIPEONFORK), exec and threads, with the agents inside the namespaces."""
     box.run_victim(*words, limit=(32 if len(words) > 1 else 24) * MIB, press_mb=40, args=ISOLATE)
+
+
+def test_fork_with_evicted_memory(box):
+    """Children inherit what is evicted, but for what they asked to be wiped: found in the /proc of the namespace, by the child's number there."""
+    script = """
+import mmap, os
+def page(i): return bytes([i % 251]) * 4096
+wiped, kept = (mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for i in range(2))
+wiped.madvise(18)  # MADV_WIPEONFORK
+for m in wiped, kept: m[:] = b'x' * len(m)
+data = [page(i) for i in range(3000)]
+def check(start): return all(data[i] == page(i) for i in range(start, 3000, 8))
+for i in range(3): assert all(map(check, range(8)))
+for i in range(4):
+    pid = os.fork()
+    if not pid:
+        os._exit((wiped[:] != bytes(len(wiped))) + 2 * (kept[:] != b'x' * len(kept)) + 4 * (not check(i)))
+    assert os.waitpid(pid, 0)[1] == 0, i
+print(wiped[:] == kept[:], all(map(check, range(8))))
+"""
+    result = run(box, script, limit=14 * MIB)
+    right(result, b"True True\n")
+    assert result.stats["adoptions"] > 0 and result.stats["swap_out"] > 0
 
 
 def test_orphan_with_evicted_memory(box):
