@@ -10,6 +10,7 @@
 
 /* Where content was stored lately, by its checksum. A hint: the slot may hold something else by now. */
 struct stored {
+	remote_addr_t addr; /* a page shared by fork has the same one in all; equal pages elsewhere would tear runs of slots apart */
 	uint64_t checksum, second;
 	slot_t slot;
 };
@@ -174,9 +175,9 @@ static enum page_state settled_state(const struct writeback *wb, slot_t old_slot
 	return find_slot(wb, old_slot, &index) ? STATE_STAGED : STATE_SWAPPED;
 }
 
-static struct stored *stored_place(const struct writeback *wb, uint64_t checksum)
+static struct stored *stored_place(const struct writeback *wb, remote_addr_t addr, uint64_t checksum)
 {
-	return wb->stored ? &wb->stored[checksum % NR_STORED] : NULL;
+	return wb->stored ? &wb->stored[(checksum ^ addr >> PAGE_SHIFT) % NR_STORED] : NULL;
 }
 
 /*
@@ -185,9 +186,9 @@ static struct stored *stored_place(const struct writeback *wb, uint64_t checksum
  */
 static bool settle_as_twin(struct writeback *wb, struct batch *batch, struct batch_page *page, uint64_t checksum, uint64_t second)
 {
-	const struct stored *stored = stored_place(wb, checksum);
+	const struct stored *stored = stored_place(wb, page->addr, checksum);
 	struct swap *swap = wb->pager->swap;
-	if (!stored || stored->checksum != checksum || stored->second != second || stored->slot == page->slot ||
+	if (!stored || stored->addr != page->addr || stored->checksum != checksum || stored->second != second || stored->slot == page->slot ||
 	    !swap_get_if_same(swap, stored->slot, checksum))
 		return false;
 	if (settle_without_write(wb, batch, page, entry_make(settled_state(wb, stored->slot), stored->slot, 0, 0, 0)))
@@ -196,12 +197,12 @@ static bool settle_as_twin(struct writeback *wb, struct batch *batch, struct bat
 	return false;
 }
 
-static void remember_stored(struct writeback *wb, slot_t slot, uint64_t checksum, uint64_t second)
+static void remember_stored(struct writeback *wb, const struct batch_page *page, uint64_t checksum, uint64_t second)
 {
 	if (!wb->stored)
 		wb->stored = calloc(NR_STORED, sizeof(*wb->stored));
 	if (wb->stored)
-		*stored_place(wb, checksum) = (struct stored){checksum, second, slot};
+		*stored_place(wb, page->addr, checksum) = (struct stored){page->addr, checksum, second, page->slot};
 }
 
 /* Returns true when the page has to be written. */
@@ -230,7 +231,7 @@ static bool settle_page(struct writeback *wb, struct batch *batch, uint32_t inde
 		if (settled)
 			stat_add(wb->pager->stats, shared_drops, 1);
 		else
-			remember_stored(wb, page->slot, checksum, second);
+			remember_stored(wb, page, checksum, second);
 	}
 	if (page->old_slot != NO_SLOT)
 		swap_put(swap, page->old_slot);

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from boxes import MIB, PYTHON, execute, load_json, need_membox, read, scale, victim
+from boxes import MIB, PYTHON, execute, is_alive, load_json, need_membox, read, scale, victim, wait_until
 
 PRIVATE_MB = scale(48, 512)
 
@@ -43,8 +43,11 @@ def live(name):
         elif word[0] == "write":
             touch(private, size * int(word[1]) // 8, size * int(word[2]) // 8)
         elif word[0] == "fork":
-            if os.fork() == 0:
+            child = os.fork()
+            if child == 0:
                 return live(word[1])
+            os.write(1, b"%d\\n" % child)
+            continue
         elif word[0] == "exec":
             os.execlp("sleep", "sleep", "1000")
         elif word[0] == "exit":
@@ -94,20 +97,27 @@ class Tree:
         self.pipe("root")
         self.process = box.start([PYTHON, "-c", ACTOR, box.folder, PRIVATE_MB], limit, args=["--name", self.name])
         self.orders = {"root": open(self.folder / "root", "w")}
+        self.pids = {}
 
     def pipe(self, who):
         os.mkfifo(self.folder / who)
 
     def do(self, who, what):
-        if what.startswith("fork"):
-            self.pipe(what.split()[1])
+        word = what.split()
+        if word[0] == "fork":
+            self.pipe(word[1])
         self.orders[who].write(what + "\n")
         self.orders[who].flush()
-        if what.startswith("fork"):
-            child = what.split()[1]
-            self.orders[child] = open(self.folder / child, "w")
-        if what not in ("exec", "exit"):
-            assert self.process.stdout.readline() == b"done\n", self.process.stderr.read()
+        if word[0] == "exit":
+            assert wait_until(lambda: not is_alive(self.pids[who]), 60)
+        elif word[0] == "exec":
+            assert wait_until(lambda: read(f"/proc/{self.pids[who]}/comm") == "sleep\n", 60)
+        else:
+            answer = self.process.stdout.readline()
+            assert answer, self.process.stderr.read()
+        if word[0] == "fork":
+            self.pids[word[1]] = int(answer)
+            self.orders[word[1]] = open(self.folder / word[1], "w")
 
     def figures(self):
         return ask(self.name, "stat")["figures"]
@@ -115,6 +125,7 @@ class Tree:
     def end(self):
         for order in self.orders.values():
             order.close()
+        print(self.figures())
         ask(self.name, "kill", signal=9)
         self.process.communicate()
 
