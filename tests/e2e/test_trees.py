@@ -37,11 +37,11 @@ def test_make_of_a_c_project(box):
     """make -j4, a few dozen files, and the program that comes out of it is run."""
     for name in ("make", "gcc"):
         need_program(name)
-    files = scale(24, 120)
+    files, functions = scale(8, 120), scale(16, 40)
     for i in range(files):
-        body = "\n".join(f"int f{i}_{k}(int x) {{ int s = {i * k}; for (int j = 0; j < x; j++) s = s * {k + 3} + (j ^ {i}) % {k + 7}; return s; }}" for k in range(40))
+        body = "\n".join(f"int f{i}_{k}(int x) {{ int s = {i * k}; for (int j = 0; j < x; j++) s = s * {k + 3} + (j ^ {i}) % {k + 7}; return s; }}" for k in range(functions))
         (box.folder / f"part{i}.c").write_text(f"#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n{body}\nint part{i}(int x) {{ return "
-                                               + " + ".join(f"f{i}_{k}(x)" for k in range(40)) + "; }\n")
+                                               + " + ".join(f"f{i}_{k}(x)" for k in range(functions)) + "; }\n")
     (box.folder / "main.c").write_text("#include <stdio.h>\n" + "".join(f"int part{i}(int);\n" for i in range(files))
                                        + "int main(void) { unsigned s = 0;\n" + "".join(f"s = s * 31 + part{i}(9);\n" for i in range(files)) + 'printf("%u\\n", s); }\n')
     objects = " ".join(f"part{i}.o" for i in range(files)) + " main.o"
@@ -67,7 +67,7 @@ def work(seed):
     return seed, total
 
 with multiprocessing.get_context("fork").Pool(workers) as pool:
-    print(pool.map(work, range(2 * workers), chunksize=1))
+    print(pool.map(work, range(int(sys.argv[2])), chunksize=1))
 print(hashlib.sha256(data).hexdigest())
 """
 
@@ -76,15 +76,14 @@ def test_pool_of_workers_that_share(box):
     """What the workers share stays shared for as long as it can, and is stored once."""
     # Which worker takes which piece is chance, and so is what it has written before.
     script = POOL.replace("Pool(workers)", "Pool(workers, maxtasksperchild=1)")
-    megabytes = scale(64, 512)
-    boxed = same_as_bare(box, [PYTHON, "-c", script, megabytes])
+    boxed = same_as_bare(box, [PYTHON, "-c", script, scale(32, 512), scale(4, 8)])
     if boxed.stats:
         assert boxed.stats["shared_drops"] > 0, boxed.stats
 
 
 @pytest.mark.parametrize("limit_mb", [64, 16])
 def test_many_that_share_and_leave(box, limit_mb):
-    run = box.run_victim("shared-by-fork", 24, 3, scale(2000, 20000), limit=limit_mb * MIB, adopted=limit_mb < 24)
+    run = box.run_victim("shared-by-fork", 24, 3, scale(1000, 20000), limit=limit_mb * MIB, adopted=limit_mb < 24)
     assert run.stdout == b"right\n"
 
 
@@ -112,7 +111,7 @@ with Server(("127.0.0.1", 0), Handler) as server:
 
 def test_forking_server(box):
     """A server with a table in memory, a process for each connection; its clients are outside."""
-    entries = scale(60000, 600000)
+    entries = scale(40000, 600000)
     table = [hashlib.sha512(i.to_bytes(8, "little")).digest() * 8 for i in range(entries)]
     server = box.start([PYTHON, "-c", SERVER, entries], entries * 600 // 2 + 6 * MIB)
     try:
