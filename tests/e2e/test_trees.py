@@ -83,7 +83,7 @@ def test_pool_of_workers_that_share(box):
 
 @pytest.mark.parametrize("limit_mb", [64, 16])
 def test_many_that_share_and_leave(box, limit_mb):
-    run = box.run_victim("shared-by-fork", 24, 3, scale(1000, 20000), limit=limit_mb * MIB, adopted=limit_mb < 24)
+    run = box.run_victim("shared-by-fork", 24, 3, scale(500, 20000), limit=limit_mb * MIB, adopted=limit_mb < 24)
     assert run.stdout == b"right\n"
 
 
@@ -134,7 +134,7 @@ def test_forking_server(box):
 PGBENCH = """
 set -e
 initdb -D $PWD/data -A trust -U bench >/dev/null
-echo "shared_buffers = 24MB
+echo "shared_buffers = 4MB
 listen_addresses = ''
 unix_socket_directories = '$PWD'
 fsync = off" >>data/postgresql.conf
@@ -160,7 +160,7 @@ def test_postgres_pgbench(box):
     for name in ("initdb", "pg_ctl", "postgres", "pgbench", "psql"):
         if not shutil.which(name, path=path):
             pytest.skip(f"program {name} is not installed")
-    script = PGBENCH.replace("SCALE", str(scale(1, 20))).replace("TURNS", str(scale(100, 2000)))
+    script = PGBENCH.replace("SCALE", str(scale(1, 20))).replace("TURNS", str(scale(40, 2000)))
     user = []
     if os.geteuid() == 0:  # postgres refuses to run as root
         user = [need_program("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups"]
@@ -179,5 +179,6 @@ def test_postgres_pgbench(box):
     if bare.status:
         pytest.skip(f"postgres does not run here: {bare.stderr[-300:]}")
     boxed = box.run_boxed(command(), max(bare.sample["peak"] // 2, FLOOR), env=env, cwd=work)
+    print(bare.sample, bare.wall_s, boxed.stats)
     assert (boxed.status, boxed.stdout) == (0, bare.stdout), boxed.stderr[-2000:]
     assert boxed.stdout.split()[2:] == [b"t", b"t", b"t"]
