@@ -88,10 +88,16 @@ struct pageout {
 	uint64_t advised;
 };
 
+/* Private mappings of data may hold pages that the process has changed: those would go to the system's swap (LINEAGE B1). Code holds none. */
+static bool holds_file_pages_only(const struct mapping *m)
+{
+	return m->shared || (m->executable && !m->writable);
+}
+
 static int page_out_mapping(const struct mapping *m, void *context)
 {
 	struct pageout *out = context;
-	if (m->readable && file_pages_are_in(m)) {
+	if (m->readable && file_pages_are_in(m) && holds_file_pages_only(m)) {
 		ssize_t n = process_pageout(out->pidfd, m->start, m->end - m->start);
 		out->advised += n > 0 ? (uint64_t)n : 0;
 	}
