@@ -157,11 +157,12 @@ static int register_new_in(struct address_space *as, remote_addr_t *start, remot
 		if (n < 0)
 			return n;
 		for (int i = 0; i < n && *left > 0; i++) {
-			if (runs[i].start < seen)
-				continue;
-			lock_take(&as->layout);
-			*left -= register_around(as, runs[i].start, &seen);
-			lock_drop(&as->layout);
+			/* A run may go on over mappings that lie side by side. */
+			for (remote_addr_t page = MAX_OF(runs[i].start, seen); page < runs[i].end && *left > 0; page = seen) {
+				lock_take(&as->layout);
+				*left -= register_around(as, page, &seen);
+				lock_drop(&as->layout);
+			}
 		}
 		query.start = *left > 0 ? MAX_OF(query.start, seen) : seen;
 	}
