@@ -19,9 +19,14 @@ static bool has_room_for(uint64_t bytes)
 	return available_memory(&available) < 0 || available >= bytes + RESERVE_BYTES;
 }
 
+bool container_is_releasing(const struct container *c)
+{
+	return c->release == RELEASE_BRINGS_BACK || c->release == RELEASE_LETS_GO;
+}
+
 int container_release_start(struct container *c)
 {
-	if (c->release != RELEASE_NOT)
+	if (container_is_releasing(c))
 		return 0;
 	if (atomic_load(&c->killed) || c->swapoff)
 		return -EBUSY;

@@ -18,3 +18,6 @@ int container_release_start(struct container *c);
 
 /* Does some of the work, for a millisecond or a few. -EINPROGRESS; 0: done; -EINVAL: was not begun. *ret_left: pages that are still evicted; may be NULL. */
 int container_release_step(struct container *c, uint64_t *ret_left);
+
+/* True between the beginning and the end: nothing else may change limit, usage or swap file. */
+bool container_is_releasing(const struct container *c);

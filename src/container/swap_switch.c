@@ -49,7 +49,7 @@ int container_swapoff_begin(struct container *c)
 	uint64_t left;
 	if (!c->swap)
 		return -ENOENT;
-	if (c->swapoff || c->bring_back || c->parking != PARKING_NOT || atomic_load(&c->squeeze_to) != NO_SQUEEZE)
+	if (c->swapoff || c->parking != PARKING_NOT || atomic_load(&c->squeeze_to) != NO_SQUEEZE)
 		return -EBUSY;
 	int r = bring_back_new(c, &b);
 	if (r < 0)

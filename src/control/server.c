@@ -177,7 +177,7 @@ static void take_line(struct client *client, struct container *c, const char *li
 		return;
 	}
 	client->request = (struct request){.verb = verb, .members = object, .reply = new_reply(true)};
-	conclude(client, verb->begin(&client->request, c));
+	conclude(client, control_begin(&client->request, c));
 }
 
 /* Complete lines, one request at a time: the next one waits until the one under way has been answered. */

@@ -257,18 +257,25 @@ bool control_answer_at_end(struct request *request, struct container *c)
 }
 
 static const struct control_verb verbs[] = {
-	{"describe", {{0}}, begin_describe, NULL},
-	{"stat", {{0}}, begin_stat, NULL},
-	{"set", {{"limit", json_type_int, true}}, begin_set, step_set},
-	{"reclaim", {{"bytes", json_type_int, false}}, begin_reclaim, step_reclaim},
-	{"park", {{0}}, begin_park, step_park},
-	{"unpark", {{0}}, begin_unpark, NULL},
-	{"kill", {{"signal", json_type_int, false}}, begin_kill, NULL},
-	{"swapon", {{"path", json_type_string, true}, {"size", json_type_int, false}}, begin_swapon, NULL},
-	{"swapoff", {{0}}, begin_swapoff, step_swapoff},
-	{"release", {{0}}, begin_release, step_release},
-	{"wait", {{0}}, begin_wait, NULL},
+	{"describe", {{0}}, begin_describe, NULL, false},
+	{"stat", {{0}}, begin_stat, NULL, false},
+	{"set", {{"limit", json_type_int, true}}, begin_set, step_set, true},
+	{"reclaim", {{"bytes", json_type_int, false}}, begin_reclaim, step_reclaim, true},
+	{"park", {{0}}, begin_park, step_park, true},
+	{"unpark", {{0}}, begin_unpark, NULL, false},
+	{"kill", {{"signal", json_type_int, false}}, begin_kill, NULL, false},
+	{"swapon", {{"path", json_type_string, true}, {"size", json_type_int, false}}, begin_swapon, NULL, true},
+	{"swapoff", {{0}}, begin_swapoff, step_swapoff, true},
+	{"release", {{0}}, begin_release, step_release, false},
+	{"wait", {{0}}, begin_wait, NULL, false},
 };
+
+int control_begin(struct request *request, struct container *c)
+{
+	if (request->verb->is_change && container_is_releasing(c))
+		return refuse(request, -EBUSY, "a release is under way", NULL);
+	return request->verb->begin(request, c);
+}
 
 const struct control_verb *control_find_verb(const char *name)
 {

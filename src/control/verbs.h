@@ -30,10 +30,14 @@ struct control_verb {
 	struct control_member members[3]; /* allowed ones, ended by a NULL name */
 	int (*begin)(struct request *request, struct container *c);
 	int (*step)(struct request *request, struct container *c); /* NULL: there is no work, -EINPROGRESS means waiting for the end */
+	bool is_change; /* of limit, usage or swap: not while a release is under way */
 };
 
 /* NULL: unknown. */
 const struct control_verb *control_find_verb(const char *name);
+
+/* Begins a request: as the verb's begin. */
+int control_begin(struct request *request, struct container *c);
 
 /* For requests that wait for the end: the reply to `wait`; false for others. */
 bool control_answer_at_end(struct request *request, struct container *c);

@@ -341,6 +341,8 @@ def test_release_of_a_started_program(box):
     assert rss(pid) < 32 * MIB
     assert ask(name, "release")["ok"]
     assert rss(pid) > 48 * MIB and traces(pid)["flags"] == []
+    assert ask(name, "set", limit=16 * MIB)["ok"] and rss(pid) < 32 * MIB
+    assert ask(name, "release")["ok"] and rss(pid) > 48 * MIB and traces(pid)["flags"] == []
     run.stdin.write(b"print(wrong(), flush=True)\nos._exit(7)\n")
     run.stdin.flush()
     stdout, stderr = run.communicate(timeout=SOON_S)
