@@ -212,7 +212,7 @@ class Checker:
 @pytest.mark.parametrize("shape", [(4, 0), (1, 3), (2, 2)])
 def test_threads_and_children_go_on_under_pressure(box, shape):
     need_membox()
-    checker = Checker(box, shape, 3)
+    checker = Checker(box, shape, 2)
     Attached(box, [checker.process.pid], 32 * MIB)
     before = checker.checks()
     assert checker.process.wait(SOON_S) == 0
@@ -221,7 +221,7 @@ def test_threads_and_children_go_on_under_pressure(box, shape):
     assert wait_until(lambda: reap() or ended(), SOON_S), describe()
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(6))
 def test_keeper_killed(box, number):
     """Whoever of membox's own is killed, and whenever: every member dies, and none sees a wrong byte before."""
     need_membox()
