@@ -1,7 +1,9 @@
 #include "container/attach.h"
 
 #include <dirent.h>
+#include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,12 +103,24 @@ static int check_owner(pid_t pid, struct refusal *refusal)
 	return -EBUSY;
 }
 
+/* The agent's code is of our own kind. */
+static bool is_of_another_kind(pid_t pid)
+{
+	unsigned char ident[EI_NIDENT] = {0};
+	char path[48];
+	snprintf(path, sizeof(path), "/proc/%d/exe", pid);
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd >= 0 && read(fd, ident, sizeof(ident)) == (ssize_t)sizeof(ident) && ident[EI_CLASS] != ELFCLASS64;
+}
+
 /* pidfd_getfd(2) asks the same rights as PTRACE_ATTACH and disturbs nothing: without them it does not even say that there is no such descriptor. */
 static int check_rights(pid_t pid, int pidfd, struct refusal *refusal)
 {
 	long mode, filters = 0, own = 0;
 	if (pidfd_take_fd(pidfd, NO_SUCH_FD) == -EPERM)
 		return refuse(refusal, -EPERM, "no right to trace it (set sysctl kernel.yama.ptrace_scope=0, or give membox CAP_SYS_PTRACE)");
+	if (is_of_another_kind(pid))
+		return refuse(refusal, -ENOEXEC, "it is not a 64-bit program");
 	process_status_number(pid, "Seccomp_filters", &filters);
 	process_status_number(getpid(), "Seccomp_filters", &own);
 	if ((process_status_number(pid, "Seccomp", &mode) == 0 && mode == 1) || filters > own)
