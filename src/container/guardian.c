@@ -128,7 +128,7 @@ static void kill_all_and_wait(void)
 			pidfd_kill(known.items[i].pidfd, SIGKILL);
 		while (waitpid(-1, NULL, WNOHANG | __WALL) > 0)
 			;
-		if (!known.nr && !descriptors_any("userfaultfd", is_needed, NULL))
+		if (!known.nr && !descriptors_any("[userfaultfd]", is_needed, NULL))
 			return;
 		usleep(nap_us); /* for children of children that come over when their parent dies */
 	}
