@@ -296,6 +296,7 @@ static int prepare(struct keeper *k, const struct run_config *config, struct swa
 	c->swap = swap;
 	c->swap_is_default = config->swap_is_default;
 	c->isolation = (struct isolation){.lifeline = -1, .proc = -1};
+	c->crowd = 1;
 	atomic_store(&c->squeeze_to, NO_SQUEEZE);
 	members_init(&c->members);
 	lock_init(&c->spaces_lock, LOCK_SPACES);

@@ -10,6 +10,7 @@
 #include "container/container.h"
 #include "container/reclaimer.h"
 #include "platform/process.h"
+#include "platform/scheduling.h"
 #include "reclaim/clock.h"
 
 #define FASTEST_PAGES_PER_US 16      /* 64 GB/s; file pages in the page cache are mapped at half of that, new memory takes longer */
@@ -30,6 +31,7 @@
 #define PACE_WINDOW_US 1000
 #define LARGE_STEP 1024              /* pages: more than can be under way */
 #define PACE_MEMORY 64               /* windows */
+#define CROWD 6                      /* runnable tasks for each processor */
 #define SLACK_FLOOR ((16ull << 20) >> PAGE_SHIFT)
 
 uint64_t container_now_ns(void)
@@ -53,16 +55,38 @@ static uint64_t closing_distance(const struct container *c, uint64_t limit)
 	return MAX_OF(distance, MIN_OF(c->pace, limit / 6));
 }
 
+/*
+ * Many tasks for each processor (a hundred containers at once): the programs go slowly, so looking at them less often sees as much; and to go first
+ * would only keep the processors from those that are waited for.
+ */
+static void adapt_to_crowd(struct container *c, uint32_t runnable)
+{
+	static long processors;
+	if (!processors)
+		processors = MAX_OF(sysconf(_SC_NPROCESSORS_ONLN), 1);
+	c->crowd = MAX_OF(runnable / (uint32_t)processors, 1);
+	bool is_crowded = c->is_crowded ? c->crowd > CROWD / 2 : c->crowd >= CROWD;
+	if (is_crowded == c->is_crowded)
+		return;
+	c->is_crowded = is_crowded;
+	if (is_crowded)
+		scheduling_stand_in_line();
+	else
+		scheduling_preempt();
+}
+
 /* Walks the member tree: soon when somebody has forked, now and then to see who has ended. */
 static void refresh(struct container *c, uint64_t now)
 {
 	uint64_t since = now - c->last_refresh_ns;
 	if (since < MAX_OF(c->refresh_took_ns * REFRESH_SHARE, REFRESH_LEAST_NS) && since < REFRESH_NS)
 		return;
-	pid_t newest = process_newest_pid();
-	if (newest == c->newest_pid && since < (c->closed ? REFRESH_CLOSED_NS : REFRESH_NS))
+	struct system_activity activity = {0};
+	system_activity_read(&activity);
+	adapt_to_crowd(c, activity.runnable);
+	if (activity.newest_pid == c->newest_pid && since < (c->closed ? REFRESH_CLOSED_NS : REFRESH_NS))
 		return;
-	c->newest_pid = newest;
+	c->newest_pid = activity.newest_pid;
 	c->last_refresh_ns = now;
 	container_refresh_members(c);
 	c->refresh_took_ns = container_now_ns() - now;
@@ -178,7 +202,7 @@ static uint64_t next_interval(struct container *c, uint64_t usage)
 	uint64_t change = usage > c->last_usage ? usage - c->last_usage : c->last_usage - usage;
 	c->last_usage = usage;
 	c->quiet_ticks = change > 16 ? 0 : c->quiet_ticks + 1;
-	interval = MIN_OF(MAX_OF(interval, MIN_INTERVAL_NS), MAX_INTERVAL_NS);
+	interval = MIN_OF(MAX_OF(interval, MIN_INTERVAL_NS * c->crowd), MAX_INTERVAL_NS);
 	if (c->quiet_ticks > QUIET_TICKS)
 		interval = MAX_OF(interval, MIN_OF(MIN_INTERVAL_NS * (c->quiet_ticks / QUIET_TICKS), 4000000ull));
 	return interval;

@@ -417,14 +417,13 @@ int thread_robust_list(pid_t tid, remote_addr_t *ret_head)
 	return 0;
 }
 
-pid_t process_newest_pid(void)
+int system_activity_read(struct system_activity *ret)
 {
 	char text[96];
 	_cleanup_close_ int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 	if (n <= 0)
-		return 0;
+		return -ENOENT;
 	text[n] = '\0';
-	const char *last = strrchr(text, ' ');
-	return last ? (pid_t)strtol(last, NULL, 10) : 0;
+	return sscanf(text, "%*s %*s %*s %u/%*u %d", &ret->runnable, &ret->newest_pid) == 2 ? 0 : -EINVAL;
 }

@@ -83,11 +83,14 @@ int process_oom_score_adj(pid_t pid, int *ret);
 /* The children of all threads of pid, newest kernel order; returns the count written or -errno. */
 int process_children(pid_t pid, pid_t *ret_children, int max);
 
-/*
- * The pid given to the newest task in our pid namespace (/proc/loadavg, last field): while it stays the same nobody has forked. 0 when it
- * cannot be read.
- */
-pid_t process_newest_pid(void);
+/* What the whole system does (/proc/loadavg). */
+struct system_activity {
+	uint32_t runnable; /* tasks that run or wait for a processor */
+	pid_t newest_pid;  /* given to the newest task in our pid namespace: while it stays the same nobody has forked */
+};
+
+/* 0 or -errno. */
+int system_activity_read(struct system_activity *ret);
 
 /* All thread ids of pid; returns the count (may exceed max, then only max are written) or -errno. */
 int process_threads(pid_t pid, pid_t *ret_tids, int max);

@@ -42,3 +42,9 @@ void scheduling_prefer_latency(void)
 	attributes.nice = getpriority(PRIO_PROCESS, 0);
 	syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
+
+void scheduling_stand_in_line(void)
+{
+	struct sched_attributes attributes = {.size = sizeof(attributes), .runtime = SLICE_NS};
+	syscall(SYS_sched_setattr, 0, &attributes, 0);
+}

@@ -9,3 +9,6 @@ void scheduling_prefer_latency(void);
 
 /* The calling thread runs as soon as it wakes up, whoever runs there; as above where that is not allowed. */
 void scheduling_preempt(void);
+
+/* The calling thread waits its turn like any other. */
+void scheduling_stand_in_line(void);

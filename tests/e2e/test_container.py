@@ -1,12 +1,14 @@
 """A container is watched and changed while it runs, over its control socket. Rows of the lineage: A1, A4 (the limit changes in both directions), B3, B4, B5."""
 import contextlib
+import json
 import os
 import signal
+import subprocess
 import time
 
 import pytest
 
-from boxes import BARE, MIB, ask, ask_later, runtime_folder, victim, wait_until
+from boxes import BARE, MEMBOX, MIB, ask, ask_later, runtime_folder, scale, victim, wait_until
 
 pytestmark = pytest.mark.skipif(BARE, reason="about containers only")
 
@@ -243,3 +245,21 @@ def test_a_container_gets_its_first_swap_file(box):
         wait_until(lambda: done(ask(name, "describe"))["rss_usage"] > 60 * MIB, 5)
         done(ask(name, "swapon", path=str(box.new_path("swap"))))
         assert done(ask(name, "set", limit=40 * MIB))["rss_usage"] <= 40 * MIB + SLACK
+
+
+def test_many_containers_at_once(box):
+    """B6: each has a swap file of its own, all are listed, all end with the right result."""
+    names = [unique(f"many-{i}") for i in range(scale(40, 100))]
+    boxes = [box.start([victim("hold-memory"), 8], 4 * MIB, args=("--name", name), bufsize=0) for name in names]
+    for process in boxes:
+        assert process.stdout.readline() == b"ready\n", process.stderr.read()
+    listed = {one["name"]: one for one in json.loads(subprocess.run([MEMBOX, "ps", "--json"], stdout=subprocess.PIPE, check=True).stdout)}
+    assert set(names) <= set(listed)
+    assert len({listed[name]["swap_file"] for name in names}) == len(names)
+    assert all(listed[name]["swap_used"] > 0 for name in names)
+    for process in boxes:
+        process.stdin.close()
+    for process in boxes:
+        assert process.stdout.read() == b"right\n" and process.wait(60) == 0, process.stderr.read()
+        process.stdout.close()
+        process.stderr.close()
