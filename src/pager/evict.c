@@ -559,8 +559,8 @@ static void transact(struct transaction *t, struct evict_result *result)
 	struct address_space *as = t->as;
 	lock_take(&as->layout);
 	int r = move_out(t);
-	if (r > 0 || t->shared.end)
-		as->revolutions_idle = 0;
+	if (r > 0)
+		as->revolutions_idle = 0; /* for shared pages that is known later: some can never leave (read-only, a sharer out of reach) */
 	result->dry = r == 0 && as->revolutions_idle >= IDLE_REVOLUTIONS;
 	if (result->dry)
 		as->revolutions_idle = 0;
