@@ -1,9 +1,10 @@
 /*
  * One eviction, in the order that keeps it right whatever the program does meanwhile (FACTS sections 2 and 4):
  *
+ *   take slots
  *   under the layout lock
  *     1 pin the pages that thread exit writes to
- *     2 choose runs of resident pages (PAGEMAP_SCAN from the clock hand), take slots for them
+ *     2 choose runs of resident pages (PAGEMAP_SCAN from the clock hand)
  *     3 agent: MOVE them to stage 1 on the program's userfaultfd, which refuses while an event is unread, then on to stage 2
  *     4 look at the staging ranges: PRESENT there means moved, whatever the ioctl said
  *     5 record the slots (STAGED); from now on a fault finds the page through the batch
@@ -54,6 +55,7 @@ struct transaction {
 	struct range shared;     /* the first of them whose turn it is, and those behind it; end 0: none */
 	struct run busy; /* shared by fork or pinned; nr_pages 0: none */
 	uint32_t nr_slots; /* pages of the batch that hold slot references */
+	int out_of_slots;  /* why there are no more; 0: there are */
 	uint32_t passed;   /* pages passed by since the last write-protection */
 	int no_slots;
 	bool wrapped;
@@ -262,33 +264,43 @@ static int choose_listed(struct transaction *t)
 	return MIN_OF(n, 0);
 }
 
-/* Gives every chosen page a slot of its own; drops candidates for which there is none. */
+/* As many slots as pages may be chosen, before the lock is taken: where the file is full of holes that takes a while. */
 static void take_slots(struct transaction *t)
 {
 	struct batch *batch = t->batch;
-	uint32_t got = 0;
-	while (got < t->nr_pages) {
+	while (t->nr_slots < t->want) {
 		slot_t first;
 		uint32_t nr;
-		t->no_slots = swap_alloc(t->as->pager->swap, t->nr_pages - got, &first, &nr);
-		if (t->no_slots < 0)
+		t->out_of_slots = swap_alloc(t->as->pager->swap, t->want - t->nr_slots, &first, &nr);
+		if (t->out_of_slots < 0)
 			break;
 		for (uint32_t i = 0; i < nr; i++)
-			batch->pages[got++] = (struct batch_page){.slot = first + i};
+			batch->pages[t->nr_slots++] = (struct batch_page){.slot = first + i};
 	}
-	while (t->nr_pages > got) {
+}
+
+/* Every chosen page gets a slot of its own; candidates for which there is none are dropped. */
+static void assign_slots(struct transaction *t)
+{
+	while (t->nr_pages > t->nr_slots) {
 		struct run *last = &t->runs[t->nr_runs - 1];
-		uint32_t cut = MIN_OF(t->nr_pages - got, last->nr_pages);
+		uint32_t cut = MIN_OF(t->nr_pages - t->nr_slots, last->nr_pages);
+		t->no_slots = t->out_of_slots;
 		last->nr_pages -= cut;
 		t->nr_pages -= cut;
 		if (!last->nr_pages)
 			t->nr_runs--;
 	}
-	t->nr_slots = t->nr_pages;
 	uint32_t k = 0;
 	for (uint32_t r = 0; r < t->nr_runs; r++)
 		for (uint32_t i = 0; i < t->runs[r].nr_pages; i++)
-			batch->pages[k++].addr = t->runs[r].start + (uint64_t)i * PAGE_BYTES;
+			t->batch->pages[k++].addr = t->runs[r].start + (uint64_t)i * PAGE_BYTES;
+}
+
+static void give_unused_slots_back(struct transaction *t)
+{
+	while (t->nr_slots > t->nr_pages)
+		swap_put(t->as->pager->swap, t->batch->pages[--t->nr_slots].slot);
 }
 
 /* The transaction failed half way, because the program died or has to: what the batch holds is given back. */
@@ -546,7 +558,7 @@ static int move_out(struct transaction *t)
 	int r = t->listed ? choose_listed(t) : choose(t);
 	if (r < 0 || !t->nr_pages)
 		return r;
-	take_slots(t);
+	assign_slots(t);
 	if (!t->nr_pages)
 		return 0;
 	build_operations(t);
@@ -557,6 +569,7 @@ static int move_out(struct transaction *t)
 static void transact(struct transaction *t, struct evict_result *result)
 {
 	struct address_space *as = t->as;
+	take_slots(t);
 	lock_take(&as->layout);
 	int r = move_out(t);
 	if (r > 0)
@@ -565,6 +578,7 @@ static void transact(struct transaction *t, struct evict_result *result)
 	if (result->dry)
 		as->revolutions_idle = 0;
 	lock_drop(&as->layout);
+	give_unused_slots_back(t);
 	result->no_slots = t->no_slots;
 	result->removed = t->removed;
 	result->shared = t->shared;

@@ -12,6 +12,9 @@
 #include "swap/swap_internal.h"
 #include "swap/write_behind.h"
 
+/* The owner enters the kernel all the time, for other things too: a completion need not interrupt it (io_uring_setup(2)). */
+#define RING_FLAGS (IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG)
+
 struct request {
 	struct request *next_free;
 	void *token;
@@ -59,7 +62,7 @@ int swap_io_new(struct swap *swap, uint32_t depth, struct swap_io **ret_io)
 		io->free = &io->requests[i];
 	}
 	if (r == 0 && !swap_io_is_forced("sync"))
-		io->has_ring = io_uring_queue_init(depth, &io->ring, 0) == 0;
+		io->has_ring = io_uring_queue_init(depth, &io->ring, RING_FLAGS) == 0;
 	if (r == 0 && !io->has_ring) {
 		io->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		r = io->event < 0 ? -errno : 0;
