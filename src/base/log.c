@@ -47,7 +47,7 @@ void log_error(const char *format, ...)
 	errno = saved_errno;
 }
 
-static bool debug_wanted(void)
+bool log_debug_is_wanted(void)
 {
 	static _Atomic int known = -1; /* every thread that asks first finds the same answer */
 	int wanted = atomic_load_explicit(&known, memory_order_relaxed);
@@ -68,7 +68,7 @@ void log_debug(const char *format, ...)
 	struct timespec now;
 	va_list args;
 
-	if (!debug_wanted())
+	if (!log_debug_is_wanted())
 		return;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	snprintf(line, sizeof(line), "membox[%d %lld.%06ld]: ", gettid(), (long long)now.tv_sec, now.tv_nsec / 1000);

@@ -350,7 +350,7 @@ static void shut_down(struct keeper *k)
 	isolate_release(&c->isolation);
 	members_release(&c->members);
 	free(steal_pointer(c->oom_report));
-	if (c->swap && !swap_check(c->swap))
+	if (c->swap && log_debug_is_wanted() && !swap_check(c->swap)) /* looks at every cluster that could be */
 		log_debug("keeper: the books of the swap file do not balance");
 	if (c->swap && swap_used_slots(c->swap))
 		log_debug("keeper: %llu slots were not given back", (unsigned long long)swap_used_slots(c->swap));
