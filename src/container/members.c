@@ -14,6 +14,7 @@
 
 #define MAX_CHILDREN 4096
 #define MAX_THREADS 64 /* of which one is looked for that is alive, when the leader is not */
+#define WORTH_MEASURING 512 /* pages that the others hold */
 #define LEAST_DOUBT 32 /* pages: less is not worth a look */
 
 void members_init(struct members *members)
@@ -360,20 +361,34 @@ static bool is_time(const struct members *members, enum measuring measuring, uin
 	       (members->doubt >= doubt && now_ns - members->measured_ns >= members->measuring_took_ns * share);
 }
 
+/*
+ * A member cannot share more than the others have. Its look would be as long as it is large, and longer where its threads map memory all the time: they
+ * keep the lock of its mappings, for 100 ms and more.
+ */
+static bool is_worth_measuring(const struct member *member, uint64_t total)
+{
+	uint64_t others = total - MIN_OF(member->resident, total);
+	return others >= MAX_OF(member->resident / 32, WORTH_MEASURING);
+}
+
 bool members_measure_sharing(struct members *members, enum measuring measuring, uint64_t now_ns)
 {
 	struct timespec t;
 	uint32_t own_memory = 0;
 	if (!is_time(members, measuring, now_ns))
 		return false;
+	uint64_t total = 0;
 	members->doubt = members->unowned = 0;
-	for (uint32_t i = 0; i < members->nr; i++)
+	for (uint32_t i = 0; i < members->nr; i++) {
 		own_memory += !members->items[i].same_memory && members->items[i].resident;
+		total += members->items[i].same_memory ? 0 : members->items[i].resident;
+	}
 	for (uint32_t i = 0; i < members->nr; i++) {
 		struct member *member = &members->items[i];
-		if (own_memory > 1 || measuring == MEASURE_NOW)
+		bool is_worth = own_memory > 1 && is_worth_measuring(member, total);
+		if (measuring == MEASURE_NOW || is_worth)
 			measure_one(members, member);
-		if (own_memory <= 1)
+		if (own_memory <= 1 || (!is_worth && measuring != MEASURE_NOW))
 			member->shared_anon = member->shared_file = member->common = 0;
 	}
 	clock_gettime(CLOCK_MONOTONIC, &t);
