@@ -103,7 +103,7 @@ int container_adopt_held(struct container *c, struct member *member, struct worl
 
 bool container_is_worth_adopting(const struct container *c, const struct member *member)
 {
-	return !member->as && !member->unadoptable && !member->same_memory &&
+	return !member->as && !member->unadoptable && !member->same_memory && !member->leaves &&
 	       member->resident - member->file >= c->adopt_threshold;
 }
 

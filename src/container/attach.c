@@ -50,8 +50,8 @@ static bool is_of_membox(const char *name)
 	return false;
 }
 
-/* A descendant of another container's keeper, or a process of membox itself. */
-static bool is_in_a_container(pid_t pid)
+/* Part of membox, or a descendant of another container's keeper. */
+static bool is_below_membox(pid_t pid)
 {
 	struct process_info info = {.parent = pid};
 	while (info.parent > 1) {
@@ -60,7 +60,7 @@ static bool is_in_a_container(pid_t pid)
 		if (is_of_membox(info.name))
 			return true;
 	}
-	return address_space_is_inherited(pid);
+	return false;
 }
 
 static int check_kind(pid_t pid, struct refusal *refusal)
@@ -85,22 +85,33 @@ static int check_kind(pid_t pid, struct refusal *refusal)
 	return 0;
 }
 
-static int check_owner(pid_t pid, struct refusal *refusal)
+/*
+ * Nobody else's: not traced, not registered with another container's userfaultfd, and below no other keeper unless that one says that it is no member (any more).
+ */
+static int check_is_free(pid_t pid, bool may_leave, struct refusal *refusal)
 {
 	struct process_info info;
-	long uid, tracer;
-	if (process_status_number(pid, "Uid", &uid) < 0 || process_status_number(pid, "TracerPid", &tracer) < 0)
+	long tracer;
+	if (process_status_number(pid, "TracerPid", &tracer) < 0)
 		return refuse(refusal, -ESRCH, "there is no such process");
-	if (geteuid() && (uid_t)uid != geteuid())
-		return refuse(refusal, -EPERM, "it belongs to another user");
-	bool is_member = is_in_a_container(pid) || (tracer && process_info_read((pid_t)tracer, &info) == 0 && is_of_membox(info.name));
-	if (is_member)
+	bool traced_by_membox = tracer && process_info_read((pid_t)tracer, &info) == 0 && is_of_membox(info.name);
+	if ((!may_leave && is_below_membox(pid)) || traced_by_membox || address_space_is_inherited(pid))
 		return refuse(refusal, -EBUSY, "it is a member of another container (see membox ps), or of membox itself");
 	if (!tracer)
 		return 0;
 	refusal->error = -EBUSY;
 	snprintf(refusal->why, sizeof(refusal->why), "it is traced by process %ld (a debugger? end that first)", tracer);
 	return -EBUSY;
+}
+
+static int check_owner(pid_t pid, struct refusal *refusal)
+{
+	long uid;
+	if (process_status_number(pid, "Uid", &uid) < 0)
+		return refuse(refusal, -ESRCH, "there is no such process");
+	if (geteuid() && (uid_t)uid != geteuid())
+		return refuse(refusal, -EPERM, "it belongs to another user");
+	return 0;
 }
 
 /* The agent's code is of our own kind. */
@@ -128,7 +139,14 @@ static int check_rights(pid_t pid, int pidfd, struct refusal *refusal)
 	return 0;
 }
 
-static int check_one(pid_t pid, struct refusal *refusal)
+static bool may_leave(const struct container *c, pid_t pid)
+{
+	const struct attach_source *source = c->config->attach_source;
+	return source && source->may_leave(source->context, pid);
+}
+
+/* Everything but whose it is when it can be taken out of another container: that shows when it has been. */
+static int check_one(const struct container *c, pid_t pid, bool is_taken_out, struct refusal *refusal)
 {
 	int r = check_kind(pid, refusal);
 	_cleanup_close_ int pidfd = r == 0 ? pidfd_open_process(pid) : -1;
@@ -136,21 +154,46 @@ static int check_one(pid_t pid, struct refusal *refusal)
 		r = refuse(refusal, pidfd, "there is no such process");
 	if (r == 0)
 		r = check_owner(pid, refusal);
-	return r ? r : check_rights(pid, pidfd, refusal);
+	if (r == 0)
+		r = check_rights(pid, pidfd, refusal);
+	bool leaves = r == 0 && may_leave(c, pid);
+	return r == 0 && (is_taken_out || !leaves) ? check_is_free(pid, leaves, refusal) : r;
+}
+
+static int check_all(const struct container *c, bool are_taken_out)
+{
+	const struct run_config *config = c->config;
+	struct refusal refusal;
+	for (uint32_t i = 0; i < config->nr_attach; i++) {
+		if (check_one(c, config->attach[i], are_taken_out, &refusal) == 0)
+			continue;
+		log_error("cannot attach process %d: %s", config->attach[i], refusal.why);
+		return refusal.error;
+	}
+	return 0;
+}
+
+static int take_all_out(const struct container *c)
+{
+	const struct attach_source *source = c->config->attach_source;
+	int r = 0;
+	for (uint32_t i = 0; source && i < c->config->nr_attach && r == 0; i++)
+		r = source->take_out(source->context, c->config->attach[i]);
+	return r;
 }
 
 int container_attach(struct container *c)
 {
 	const struct run_config *config = c->config;
-	struct refusal refusal;
+	int r = check_all(c, false);
+	if (r == 0)
+		r = take_all_out(c);
+	if (r == 0)
+		r = check_all(c, true);
+	if (r < 0)
+		return r;
 	for (uint32_t i = 0; i < config->nr_attach; i++) {
-		if (check_one(config->attach[i], &refusal) == 0)
-			continue;
-		log_error("cannot attach process %d: %s", config->attach[i], refusal.why);
-		return refusal.error;
-	}
-	for (uint32_t i = 0; i < config->nr_attach; i++) {
-		int r = members_add(&c->members, config->attach[i]);
+		r = members_add(&c->members, config->attach[i]);
 		if (r < 0) {
 			log_error("cannot attach process %d: %s", config->attach[i], strerror(-r));
 			return r;

@@ -9,8 +9,11 @@
 struct container;
 
 /*
- * Checks all pids of the configuration, then makes them members. 0, or -errno after one line on stderr for the first that is refused: nothing has
- * been touched then.
+ * Checks all pids of the configuration, takes those that are members of other containers out of these, then makes all members. 0, or -errno after one
+ * line on stderr for the first that is refused: nothing has been touched then, unless taking out fails (the source has said so).
+ *
+ * Who else can be there: two that attach the same process at once. Both may ask its container, which lets it go once; the source lets one after the other
+ * look and take out.
  */
 int container_attach(struct container *c);
 

@@ -26,17 +26,19 @@ struct place {
 
 struct bring_back {
 	struct container *c;
+	bool only_leaving;
 	struct fault_context context;
 	struct place places[MAX_PLACES]; /* by slot */
 	uint32_t nr_places, next;
 };
 
-int bring_back_new(struct container *c, struct bring_back **ret)
+int bring_back_new(struct container *c, bool only_leaving, struct bring_back **ret)
 {
 	struct bring_back *b = calloc(1, sizeof(*b));
 	if (!b)
 		return -ENOMEM;
 	b->c = c;
+	b->only_leaving = only_leaving;
 	int r = fault_context_init(&b->context, &c->pager);
 	if (r < 0) {
 		free(b);
@@ -100,11 +102,16 @@ static int by_slot(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+static bool is_concerned(const struct address_space *as, bool only_leaving)
+{
+	return !atomic_load(&as->dead) && (!only_leaving || atomic_load(&as->leaves));
+}
+
 static void make_list(struct bring_back *b)
 {
 	b->nr_places = b->next = 0;
 	for (struct address_space *as = b->c->spaces; as; as = as->next)
-		while (!atomic_load(&as->dead) && b->nr_places < MAX_PLACES && take_place(b, as))
+		while (is_concerned(as, b->only_leaving) && b->nr_places < MAX_PLACES && take_place(b, as))
 			;
 	qsort(b->places, b->nr_places, sizeof(b->places[0]), by_slot);
 }
@@ -126,12 +133,12 @@ static bool begin_next(struct bring_back *b)
 	return n;
 }
 
-uint64_t bring_back_left(struct container *c)
+uint64_t bring_back_left(struct container *c, bool only_leaving)
 {
 	uint64_t left = 0;
 	for (struct address_space *as = c->spaces; as; as = as->next) {
 		lock_take(&as->layout);
-		if (!atomic_load(&as->dead))
+		if (is_concerned(as, only_leaving))
 			left += shadow_count(as->shadow, STATE_STAGED) + shadow_count(as->shadow, STATE_SWAPPED);
 		lock_drop(&as->layout);
 	}
@@ -150,9 +157,9 @@ int bring_back_step(struct bring_back *b, uint64_t *ret_left)
 			break;
 		progress = true;
 	} while (container_now_ns() - begin < STEP_NS);
-	*ret_left = bring_back_left(c);
+	*ret_left = bring_back_left(c, b->only_leaving);
 	bool under_way = fault_has_loads(&b->context);
 	if (!*ret_left && !under_way && !atomic_load(&c->newborn))
 		return 0;
-	return progress || under_way || !charge_is_near_limit(&c->charge, 1) ? -EINPROGRESS : -ENOSPC;
+	return progress || under_way || b->only_leaving || !charge_is_near_limit(&c->charge, 1) ? -EINPROGRESS : -ENOSPC;
 }

@@ -12,8 +12,8 @@
 struct bring_back;
 struct container;
 
-/* 0 or -errno. */
-int bring_back_new(struct container *c, struct bring_back **ret);
+/* With only_leaving, of address spaces that leave (leave.h) and of no others. 0 or -errno. */
+int bring_back_new(struct container *c, bool only_leaving, struct bring_back **ret);
 
 /* What is under way is given up: those pages stay evicted. NULL is allowed. */
 void bring_back_free(struct bring_back *b);
@@ -25,5 +25,5 @@ void bring_back_free(struct bring_back *b);
  */
 int bring_back_step(struct bring_back *b, uint64_t *ret_left);
 
-/* Evicted pages of all address spaces. */
-uint64_t bring_back_left(struct container *c);
+/* Evicted pages of all address spaces, or of those that leave. */
+uint64_t bring_back_left(struct container *c, bool only_leaving);

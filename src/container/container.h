@@ -80,6 +80,7 @@ struct container {
 	uint32_t park_seq;
 	enum release release;
 	struct bring_back *bring_back; /* of release */
+	struct bring_back *leave; /* of members that leave (leave.h); NULL: none do */
 	struct hold *frozen;     /* all members are held until further notice (freeze.h); NULL: they run */
 	unsigned frozen_by;      /* set of enum freezer */
 	int64_t grown;           /* pages that nobody had asked for, in this window of time */

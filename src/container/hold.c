@@ -43,7 +43,7 @@ void hold_expire_removed(struct container *c, const struct hold *hold)
 void hold_drop_file_pages(struct container *c, const struct hold *hold)
 {
 	for (struct address_space *as = c->spaces; hold->complete && as; as = as->next) {
-		int64_t pages = file_pages_drop(as); /* -ESRCH: not adopted, or gone */
+		int64_t pages = atomic_load(&as->leaves) ? 0 : file_pages_drop(as); /* -ESRCH: not adopted, or gone */
 		if (pages > 0)
 			stat_add(&c->stats, rss_reclaimed, (uint64_t)pages);
 	}
@@ -62,7 +62,7 @@ void hold_cover(struct container *c, const struct hold *hold)
 {
 	hold_adopt(c, hold, INT_MAX);
 	for (struct address_space *as = c->spaces; as; as = as->next)
-		if (as->agent && !atomic_load(&as->dead))
+		if (as->agent && !atomic_load(&as->dead) && !atomic_load(&as->leaves))
 			address_space_register_new(as, INT_MAX);
 	c->uncovered = 0;
 }

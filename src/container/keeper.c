@@ -246,6 +246,10 @@ static bool is_empty(struct container *c)
 {
 	if (c->config->attach)
 		return container_attached_is_over(c);
+	if (atomic_load(&c->killed) && !c->program_ended && members_has_departed(&c->members, c->program)) {
+		c->program_ended = true; /* it goes on in another container; this one ends as if it were killed */
+		c->exit_status = EXIT_SIGNAL_BASE + SIGKILL;
+	}
 	if (!c->program_ended)
 		return false;
 	return c->config->isolate ? !c->isolation.init : container_refresh_members(c) == 0;
@@ -337,6 +341,7 @@ static void shut_down(struct keeper *k)
 	container_thaw_all(c);
 	bring_back_free(c->swapoff);
 	bring_back_free(c->bring_back);
+	bring_back_free(c->leave);
 	reclaimer_stop(c->reclaimer);
 	save_figures(c);
 	container_upkeep(c);

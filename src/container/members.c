@@ -36,6 +36,7 @@ void members_release(struct members *members)
 	for (uint32_t i = 0; i < members->nr; i++)
 		close_member(&members->items[i]);
 	free(members->items);
+	free(members->departed);
 	lock_destroy(&members->lock);
 }
 
@@ -96,6 +97,7 @@ static int add_member(struct members *members, pid_t pid, pid_t parent_pid)
 	struct member *parent = members_find(members, parent_pid);
 	if (parent) {
 		member.same_memory = process_same_memory(pid, parent_pid) == 1;
+		member.leaves = parent->leaves;
 		assume_shared(&member, parent);
 		members->doubt += member.shared_anon + member.shared_file;
 	}
@@ -127,13 +129,55 @@ static bool is_reaped_elsewhere(const struct member *member)
 	return member->pidfd >= 0 && pidfd_has_exited(member->pidfd) && pidfd_process(member->pidfd) < 0;
 }
 
+static bool is_same_process(const struct departed *departed)
+{
+	struct process_info info;
+	return process_info_read(departed->pid, &info) == 0 && info.start_time == departed->start_time;
+}
+
+bool members_has_departed(const struct members *members, pid_t pid)
+{
+	for (uint32_t i = 0; i < members->nr_departed; i++)
+		if (members->departed[i].pid == pid)
+			return is_same_process(&members->departed[i]);
+	return false;
+}
+
+static int add_departed(struct members *members, pid_t pid)
+{
+	struct process_info info;
+	if (process_info_read(pid, &info) < 0 || members_has_departed(members, pid))
+		return 0;
+	if (members->nr_departed == members->departed_capacity) {
+		uint32_t capacity = members->departed_capacity ? members->departed_capacity * 2 : 16;
+		struct departed *departed = reallocarray(members->departed, capacity, sizeof(*departed));
+		if (!departed)
+			return -ENOMEM;
+		members->departed = departed;
+		members->departed_capacity = capacity;
+	}
+	members->departed[members->nr_departed++] = (struct departed){pid, info.start_time};
+	return 0;
+}
+
+static void forget_departed(struct members *members)
+{
+	for (uint32_t i = 0; i < members->nr_departed;) {
+		if (is_same_process(&members->departed[i]))
+			i++;
+		else
+			members->departed[i] = members->departed[--members->nr_departed];
+	}
+}
+
 struct refresh {
 	struct members *members;
 	bool (*is_agent)(pid_t pid, void *context);
 	void *context;
 };
 
-static int visit_tree(const struct refresh *r, pid_t parent, int depth)
+/* Below one that has departed, whoever is no member has departed too: when its parent ends it may become a child of the keeper. */
+static int visit_tree(const struct refresh *r, pid_t parent, int depth, bool departed)
 {
 	pid_t *children = malloc(MAX_CHILDREN * sizeof(*children));
 	int n = children ? process_children(parent, children, MAX_CHILDREN) : -ENOMEM;
@@ -144,14 +188,17 @@ static int visit_tree(const struct refresh *r, pid_t parent, int depth)
 		struct member *known = members_find(r->members, children[i]);
 		if (known && (known->reaped || is_reaped_elsewhere(known)))
 			known = forget_pid(known);
-		if (known) {
+		bool is_departed = !known && (departed || members_has_departed(r->members, children[i]));
+		if (is_departed) {
+			result = add_departed(r->members, children[i]);
+		} else if (known) {
 			known->present = true;
 			known->same_memory = known->same_memory && process_same_memory(known->pid, parent) == 1; /* until exec */
 		} else {
 			result = add_member(r->members, children[i], parent);
 		}
 		if (result == 0 && depth < 200)
-			result = visit_tree(r, children[i], depth + 1);
+			result = visit_tree(r, children[i], depth + 1, is_departed);
 	}
 	free(children);
 	return result;
@@ -187,7 +234,7 @@ static int visit_living_members(const struct refresh *r)
 		if (member->present || has_ended(member))
 			continue;
 		member->present = true;
-		result = visit_tree(r, member->pid, 0);
+		result = visit_tree(r, member->pid, 0, false);
 	}
 	return result;
 }
@@ -201,7 +248,7 @@ int members_refresh(struct members *members, const pid_t *roots, uint32_t nr_roo
 		members->items[i].present = false;
 	int result = 0;
 	for (uint32_t i = 0; i < nr_roots && result == 0; i++)
-		result = visit_tree(&r, roots[i], 0);
+		result = visit_tree(&r, roots[i], 0, false);
 	if (result == 0)
 		result = visit_living_members(&r);
 	for (uint32_t i = 0; result == 0 && i < members->nr;) {
@@ -215,8 +262,62 @@ int members_refresh(struct members *members, const pid_t *roots, uint32_t nr_roo
 		close_member(member);
 		*member = members->items[--members->nr];
 	}
+	forget_departed(members);
 	lock_drop(&members->lock);
 	return result < 0 ? result : (int)members->nr;
+}
+
+static bool is_below(pid_t pid, pid_t ancestor)
+{
+	struct process_info info = {.parent = pid};
+	while (info.parent > 0 && info.parent != ancestor)
+		if (process_info_read(info.parent, &info) < 0)
+			return false;
+	return info.parent == ancestor;
+}
+
+int members_leave(struct members *members, pid_t pid)
+{
+	if (!members_find(members, pid))
+		return -ESRCH;
+	lock_take(&members->lock);
+	for (uint32_t i = 0; i < members->nr; i++) {
+		struct member *member = &members->items[i];
+		member->leaves = is_below(member->pid, pid);
+		if (member->leaves)
+			bequeath(members, member);
+	}
+	lock_drop(&members->lock);
+	return 0;
+}
+
+void members_stay(struct members *members)
+{
+	lock_take(&members->lock);
+	for (uint32_t i = 0; i < members->nr; i++)
+		members->items[i].leaves = false;
+	lock_drop(&members->lock);
+}
+
+int members_depart(struct members *members)
+{
+	int n = 0, r = 0;
+	lock_take(&members->lock);
+	for (uint32_t i = 0; i < members->nr && r == 0; i++)
+		if (members->items[i].leaves)
+			r = add_departed(members, members->items[i].pid);
+	for (uint32_t i = 0; r == 0 && i < members->nr;) {
+		struct member *member = &members->items[i];
+		if (!member->leaves) {
+			i++;
+			continue;
+		}
+		close_member(member);
+		*member = members->items[--members->nr];
+		n++;
+	}
+	lock_drop(&members->lock);
+	return r < 0 ? r : n;
 }
 
 static uint64_t read_statm(struct member *member, uint64_t *ret_resident, uint64_t *ret_file)
@@ -317,6 +418,8 @@ uint64_t members_sample(struct members *members)
 	for (uint32_t i = 0; i < members->nr; i++) {
 		struct member *member = &members->items[i];
 		sample_one(members, member);
+		if (member->leaves)
+			continue;
 		members->at_most += member->resident;
 		if (member->same_memory)
 			continue;
@@ -380,8 +483,11 @@ bool members_measure_sharing(struct members *members, enum measuring measuring, 
 	uint64_t total = 0;
 	members->doubt = members->unowned = 0;
 	for (uint32_t i = 0; i < members->nr; i++) {
-		own_memory += !members->items[i].same_memory && members->items[i].resident;
-		total += members->items[i].same_memory ? 0 : members->items[i].resident;
+		const struct member *member = &members->items[i];
+		if (member->same_memory || member->leaves)
+			continue;
+		own_memory += member->resident > 0;
+		total += member->resident;
 	}
 	for (uint32_t i = 0; i < members->nr; i++) {
 		struct member *member = &members->items[i];
@@ -408,9 +514,10 @@ void member_kill(struct member *member, int signal)
 uint32_t members_copy_pids(struct members *members, pid_t *pids, uint32_t max)
 {
 	lock_take(&members->lock);
-	uint32_t n = MIN_OF(members->nr, max);
-	for (uint32_t i = 0; i < n; i++)
-		pids[i] = members->items[i].pid;
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < members->nr && n < max; i++)
+		if (!members->items[i].leaves)
+			pids[n++] = members->items[i].pid;
 	lock_drop(&members->lock);
 	return n;
 }

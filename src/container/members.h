@@ -38,12 +38,21 @@ struct member {
 	bool reaped;             /* it is gone: a process found under its number is another one */
 	bool oom_killed;         /* by the OOM killer */
 	bool same_memory;        /* shares another member's address space (vfork): counts nothing */
+	bool leaves;             /* on its way out of the container (leave.h): counts nothing, nothing is evicted from it */
+};
+
+/* Was a member and belongs to somebody else now. By its start time no other process is taken for it. */
+struct departed {
+	pid_t pid;
+	uint64_t start_time;
 };
 
 struct members {
 	struct lock lock; /* LOCK_CONTAINER: the array, against members_copy_pids */
 	struct member *items;
 	uint32_t nr, capacity;
+	struct departed *departed;
+	uint32_t nr_departed, departed_capacity;
 	uint64_t resident, file; /* sums of the last sample, shared pages once */
 	uint64_t shmem;          /* of these file pages: those that were shared memory at the last measuring */
 	uint64_t at_most;        /* the sum if nothing were shared */
@@ -66,7 +75,22 @@ int members_add(struct members *members, pid_t pid);
 int members_refresh(struct members *members, const pid_t *roots, uint32_t nr_roots, bool (*is_agent)(pid_t pid, void *context),
 		    void (*gone)(struct member *member, void *context), void *context);
 
-/* Reads every member's figures; returns the usage in pages. */
+/*
+ * This member and those below it leave from now on, and who is forked by one of them; -ESRCH: it is none. What they shared is counted for the others.
+ * members_stay takes it back.
+ */
+int members_leave(struct members *members, pid_t pid);
+void members_stay(struct members *members);
+
+/*
+ * Those that leave are members no longer. They and whoever is found below them are passed over by members_refresh until they have ended.
+ * Returns how many members there were, or -ENOMEM with nothing changed.
+ */
+int members_depart(struct members *members);
+
+bool members_has_departed(const struct members *members, pid_t pid);
+
+/* Reads every member's figures; returns the usage in pages of those that stay. */
 uint64_t members_sample(struct members *members);
 
 /* How much effort sharing is worth now. */
@@ -84,5 +108,5 @@ void member_kill(struct member *member, int signal);
 
 struct member *members_find(struct members *members, pid_t pid);
 
-/* Any thread: up to max pids; returns the count. */
+/* Any thread: up to max pids of members that stay; returns the count. */
 uint32_t members_copy_pids(struct members *members, pid_t *pids, uint32_t max);

@@ -70,7 +70,7 @@ static struct oom_task look_at(struct container *c, const struct member *member)
 	task.shmem = residence.shmem;
 	task.tables = residence.tables;
 	task.swapped = as ? address_space_count(as).swapped : 0;
-	task.is_spared = member->oom_killed || member->pidfd < 0 || pidfd_kill(member->pidfd, 0) < 0;
+	task.is_spared = member->oom_killed || member->leaves || member->pidfd < 0 || pidfd_kill(member->pidfd, 0) < 0;
 	return task;
 }
 

@@ -49,6 +49,8 @@ static void take_spaces(struct reclaimer *r)
 	r->nr_spaces = 0;
 	lock_take(&r->c->spaces_lock);
 	for (struct address_space *as = r->c->spaces; as && r->nr_spaces < MAX_SPACES; as = as->next) {
+		if (atomic_load(&as->leaves))
+			continue;
 		r->is_out[r->nr_spaces] = false;
 		r->spaces[r->nr_spaces++] = address_space_get(as);
 	}
@@ -67,7 +69,7 @@ static int next_space(struct reclaimer *r)
 	int best = -1;
 	uint64_t total = 0;
 	for (uint32_t i = 0; i < r->nr_spaces; i++) {
-		if (r->is_out[i])
+		if (r->is_out[i] || atomic_load(&r->spaces[i]->leaves))
 			continue;
 		struct process_memory memory = {0};
 		if (r->spaces[i]->pid <= 0 || process_memory_read(r->spaces[i]->pid, &memory) < 0)

@@ -13,10 +13,10 @@
 #define STOP_TIMEOUT_US 20000
 #define RESERVE_BYTES ((uint64_t)64 << 20) /* the system keeps at least this */
 
-static bool has_room_for(uint64_t bytes)
+bool release_has_room(uint64_t pages)
 {
 	uint64_t available;
-	return available_memory(&available) < 0 || available >= bytes + RESERVE_BYTES;
+	return available_memory(&available) < 0 || available >= (pages << PAGE_SHIFT) + RESERVE_BYTES;
 }
 
 bool container_is_releasing(const struct container *c)
@@ -28,12 +28,12 @@ int container_release_start(struct container *c)
 {
 	if (container_is_releasing(c))
 		return 0;
-	if (atomic_load(&c->killed) || c->swapoff)
+	if (atomic_load(&c->killed) || c->swapoff || c->leave)
 		return -EBUSY;
 	container_upkeep(c);
-	if (!has_room_for(bring_back_left(c) << PAGE_SHIFT))
+	if (!release_has_room(bring_back_left(c, false)))
 		return -ENOMEM;
-	int r = bring_back_new(c, &c->bring_back);
+	int r = bring_back_new(c, false, &c->bring_back);
 	if (r < 0)
 		return r;
 	if (c->parking != PARKING_NOT)
@@ -57,8 +57,7 @@ static pid_t process_of(struct container *c, struct address_space *as)
 	return 0;
 }
 
-/* True when the address space is off the list. A process that cannot be held just now, because job control has stopped it, has to wait. */
-static bool let_go(struct container *c, struct address_space *as)
+bool release_let_go(struct container *c, struct address_space *as)
 {
 	struct world *world;
 	pid_t pid = process_of(c, as);
@@ -79,7 +78,7 @@ static bool let_all_go(struct container *c)
 	container_upkeep(c);
 	for (struct address_space *as = c->spaces, *next; as; as = next) {
 		next = as->next;
-		let_go(c, as);
+		release_let_go(c, as);
 	}
 	return !c->spaces && !atomic_load(&c->newborn) && world_collect_late() == 0;
 }

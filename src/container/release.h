@@ -19,5 +19,14 @@ int container_release_start(struct container *c);
 /* Does some of the work, for a millisecond or a few. -EINPROGRESS; 0: done; -EINVAL: was not begun. *ret_left: pages that are still evicted; may be NULL. */
 int container_release_step(struct container *c, uint64_t *ret_left);
 
+/* True when the system has memory available for so many pages, and some to spare. */
+bool release_has_room(uint64_t pages);
+
+/*
+ * Lets go of one address space, of which nothing is evicted. True when it is off the list. A process that cannot be held just now, because job control
+ * has stopped it, has to wait.
+ */
+bool release_let_go(struct container *c, struct address_space *as);
+
 /* True between the beginning and the end: nothing else may change limit, usage or swap file. */
 bool container_is_releasing(const struct container *c);

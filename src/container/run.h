@@ -11,6 +11,19 @@ enum oom_policy {
 	OOM_STOP, /* all stand still until there is room */
 };
 
+/* What knows the other containers, for processes that are to be attached. Called in the keeper, before it has members or threads. */
+struct attach_source {
+	/* True when the process is in no other container, or can be taken out of the one that it is in. */
+	bool (*may_leave)(void *context, pid_t pid);
+
+	/*
+	 * Takes the process, and those below it, out of the container that it is in. 0, also when it is in none; or -errno after a line on stderr. Takes as
+	 * long as bringing its memory back.
+	 */
+	int (*take_out)(void *context, pid_t pid);
+	void *context;
+};
+
 struct run_config {
 	const char *name;          /* container name */
 	uint64_t limit_bytes;
@@ -24,6 +37,7 @@ struct run_config {
 	char **argv;               /* program and arguments, NULL terminated */
 	const pid_t *attach;       /* NULL: argv is started; else these processes are made members, argv is only shown, and detach is set */
 	uint32_t nr_attach;
+	const struct attach_source *attach_source; /* NULL: what is a member of another container is refused */
 	struct container_service *service; /* NULL: none */
 };
 

@@ -49,12 +49,12 @@ int container_swapoff_begin(struct container *c)
 	uint64_t left;
 	if (!c->swap)
 		return -ENOENT;
-	if (c->swapoff || c->parking != PARKING_NOT || atomic_load(&c->squeeze_to) != NO_SQUEEZE)
+	if (c->swapoff || c->leave || c->parking != PARKING_NOT || atomic_load(&c->squeeze_to) != NO_SQUEEZE)
 		return -EBUSY;
-	int r = bring_back_new(c, &b);
+	int r = bring_back_new(c, false, &b);
 	if (r < 0)
 		return r;
-	left = bring_back_left(c);
+	left = bring_back_left(c, false);
 	if (charge_usage(&c->charge) + left > charge_limit(&c->charge)) {
 		bring_back_free(b);
 		return -ENOSPC;

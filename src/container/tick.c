@@ -132,7 +132,7 @@ static void look_for_new_mappings(struct container *c, uint64_t now)
 	if (c->uncovered < MAX_OF(limit / 512, 32) || now < c->next_register_ns)
 		return;
 	for (uint32_t i = 0; i < c->members.nr; i++)
-		if (c->members.items[i].as && c->members.items[i].as->agent)
+		if (c->members.items[i].as && c->members.items[i].as->agent && !c->members.items[i].leaves)
 			all &= address_space_register_new(c->members.items[i].as, LOOK_MAX) < LOOK_MAX;
 	c->next_register_ns = now + (c->uncovered > SLACK_FLOOR / 8 ? 0 : (container_now_ns() - now) * REGISTER_SHARE);
 	if (all)

@@ -1,12 +1,14 @@
 #include "control/verbs.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "container/leave.h"
 #include "container/release.h"
 #include "container/swap_switch.h"
 #include "platform/process.h"
@@ -104,6 +106,14 @@ static json_object *member_object(const struct member *member)
 	return object;
 }
 
+static json_object *departed_of(const struct members *members)
+{
+	json_object *pids = json_object_new_array();
+	for (uint32_t i = 0; i < members->nr_departed; i++)
+		json_object_array_add(pids, json_object_new_int(members->departed[i].pid));
+	return pids;
+}
+
 static int begin_stat(struct request *request, struct container *c)
 {
 	json_object *members = json_object_new_array();
@@ -112,6 +122,7 @@ static int begin_stat(struct request *request, struct container *c)
 	for (uint32_t i = 0; i < c->members.nr; i++)
 		json_object_array_add(members, member_object(&c->members.items[i]));
 	json_object_object_add(request->reply, "members", members);
+	json_object_object_add(request->reply, "departed", departed_of(&c->members));
 	add_text(request->reply, "oom_report", container_oom_report(c));
 	return 0;
 }
@@ -228,18 +239,40 @@ static int begin_swapoff(struct request *request, struct container *c)
 	return r < 0 ? r : -EINPROGRESS;
 }
 
+static bool is_for_one(const struct request *request)
+{
+	return json_object_object_get_ex(request->members, "pid", NULL);
+}
+
 static int step_release(struct request *request, struct container *c)
 {
-	return container_release_step(c, NULL);
+	return is_for_one(request) ? container_leave_step(c) : container_release_step(c, NULL);
+}
+
+static int begin_leave(struct request *request, struct container *c)
+{
+	int r = container_leave_begin(c, (pid_t)MIN_OF(number_of(request, "pid", 0), INT_MAX));
+	if (r == -ESRCH)
+		return refuse(request, r, "the process is not a member of the container", NULL);
+	if (r == -EXDEV)
+		return refuse(request, r, "the container has namespaces of its own, which its processes cannot leave", NULL);
+	if (r == -ENOMEM)
+		return refuse(request, r, "the system has not enough memory available for what is in the swap file", NULL);
+	if (r == -EBUSY)
+		return refuse(request, r, "a release, park, reclaim or swapoff is under way, or the container is parked or ending",
+			      "try again when it is done");
+	return r < 0 ? r : -EINPROGRESS;
 }
 
 static int begin_release(struct request *request, struct container *c)
 {
+	if (is_for_one(request))
+		return begin_leave(request, c);
 	int r = container_release_start(c);
 	if (r == -ENOMEM)
 		return refuse(request, r, "the system has not enough memory available for what is in the swap file", NULL);
 	if (r == -EBUSY)
-		return refuse(request, r, "a swapoff is under way, or the container is ending", "try again when it is done");
+		return refuse(request, r, "a swapoff or the release of a member is under way, or the container is ending", "try again when it is done");
 	return r < 0 ? r : -EINPROGRESS;
 }
 
@@ -266,13 +299,14 @@ static const struct control_verb verbs[] = {
 	{"kill", {{"signal", json_type_int, false}}, begin_kill, NULL, false},
 	{"swapon", {{"path", json_type_string, true}, {"size", json_type_int, false}}, begin_swapon, NULL, true},
 	{"swapoff", {{0}}, begin_swapoff, step_swapoff, true},
-	{"release", {{0}}, begin_release, step_release, false},
+	{"release", {{"pid", json_type_int, false}}, begin_release, step_release, false},
 	{"wait", {{0}}, begin_wait, NULL, false},
 };
 
 int control_begin(struct request *request, struct container *c)
 {
-	if (request->verb->is_change && container_is_releasing(c))
+	bool is_refused = container_is_releasing(c) || (c->leave && request->verb->begin != begin_set);
+	if (request->verb->is_change && is_refused)
 		return refuse(request, -EBUSY, "a release is under way", NULL);
 	return request->verb->begin(request, c);
 }

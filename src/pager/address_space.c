@@ -227,6 +227,7 @@ struct address_space *address_space_fork(struct address_space *parent, int child
 	}
 	child->sentinel = parent->sentinel;
 	child->shares = parent->shares = true;
+	atomic_store(&child->leaves, atomic_load(&parent->leaves));
 	child->wipe_unchecked = shadow_count(child->shadow, STATE_SWAPPED) + shadow_count(child->shadow, STATE_STAGED) > 0;
 	return child;
 }

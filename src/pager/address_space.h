@@ -31,6 +31,7 @@ struct address_space {
 	bool process_seen; /* container thread: a forked child whose process was seen among the members */
 	bool released;     /* container thread: nothing is registered any more, the agent may end */
 	_Atomic bool dead; /* the memory is gone; nothing is served any more */
+	_Atomic bool leaves; /* its process leaves the container, which counts it no longer: fills never wait for room, nothing is evicted */
 	_Atomic uint64_t broken;  /* pages copied, ever, to end the sharing that fork left */
 	_Atomic uint64_t evicted; /* pages that have left, ever */
 

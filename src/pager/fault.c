@@ -105,13 +105,17 @@ static void fatal(struct fault_context *context, const char *reason)
 /*
  * Room for a page that somebody waits for, and more for readahead if there is. The agent's own faults (it may break sharing for an eviction
  * that is to make room) and faults that have seen reclaim find nothing more are let in over the limit: the OOM killer looks at the
- * sampled usage, not at single faults.
+ * sampled usage, not at single faults. One that leaves is not in the next sample, so it waits for nothing.
  */
 static uint64_t prepare(struct fault_context *context, struct fault *fault, uint64_t want)
 {
 	struct pager *pager = context->pager;
 	struct address_space *as = fault->as;
 	uint32_t dry_seq = atomic_load(&pager->dry_seq);
+	if (atomic_load(&as->leaves)) {
+		charge_prepare_forced(pager->charge, want);
+		return want;
+	}
 	uint64_t granted = charge_prepare(pager->charge, 1, want, !fault->counted);
 	if (granted) {
 		if (charge_is_near_limit(pager->charge, clock_watermarks(charge_limit(pager->charge)).start))
@@ -417,7 +421,13 @@ uint32_t fault_bring_back(struct fault_context *context, struct address_space *a
 	}
 	struct load *load = load_take(context);
 	struct window window = {.pages = MIN_OF(max, LOAD_MAX_PAGES)};
-	uint64_t room = load ? charge_prepare(context->pager->charge, 1, swapped_window(as, page, entry_slot(entry), window), false) : 0;
+	if (!load)
+		return 0;
+	uint64_t room = swapped_window(as, page, entry_slot(entry), window);
+	if (atomic_load(&as->leaves))
+		charge_prepare_forced(context->pager->charge, room);
+	else
+		room = charge_prepare(context->pager->charge, 1, room, false);
 	if (!room)
 		return 0;
 	begin_load(context, load, as, page, (uint32_t)room);

@@ -16,7 +16,7 @@ uint64_t shared_pages_evict(struct address_space **spaces, uint32_t nr, remote_a
 		return 0;
 	for (uint32_t i = 0; i < nr; i++) {
 		sets[i].start = start;
-		if (!evict_find_shared(spaces[i], &sets[i]))
+		if (atomic_load(&spaces[i]->leaves) || !evict_find_shared(spaces[i], &sets[i]))
 			sets[i].start = 0;
 	}
 	for (uint32_t i = 0; i < nr; i++)
