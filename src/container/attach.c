@@ -186,10 +186,13 @@ int container_attach(struct container *c)
 {
 	const struct run_config *config = c->config;
 	int r = check_all(c, false);
-	if (r == 0)
-		r = take_all_out(c);
+	if (r < 0)
+		return r;
+	r = take_all_out(c);
 	if (r == 0)
 		r = check_all(c, true);
+	if (r < 0 && config->attach_source)
+		config->attach_source->not_attached(config->attach_source->context);
 	if (r < 0)
 		return r;
 	for (uint32_t i = 0; i < config->nr_attach; i++) {

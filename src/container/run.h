@@ -21,6 +21,9 @@ struct attach_source {
 	 * long as bringing its memory back.
 	 */
 	int (*take_out)(void *context, pid_t pid);
+
+	/* It has come to nothing after the first take_out: says who was taken out. */
+	void (*not_attached)(void *context);
 	void *context;
 };
 

@@ -16,6 +16,7 @@
 #define LOCK_NAME "lock"
 #define PID_NAME "pid"
 #define SOCKET_NAME "control"
+#define ATTACH_LOCK_NAME ".attach" /* not the name of a container */
 
 struct runtime_folder {
 	char *name;
@@ -427,5 +428,24 @@ int runtime_folder_connect(const char *name, int timeout_ms, struct runtime_erro
 		return fail(error, r, "%s: its keeper does not answer", name);
 	if (r)
 		return fail(error, r, "%s: cannot connect: %s", name, strerror(-r));
+	return steal_fd(&fd);
+}
+
+/* A record lock: unlike one by flock(2) it is not the keeper's too, which is forked meanwhile. */
+int runtime_folder_lock_attach(void)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	struct runtime_error error;
+	_cleanup_free_ char *path = NULL;
+	_cleanup_close_ int runtime = open_runtime(true, &path, &error);
+	_cleanup_close_ int fd = runtime < 0 ? runtime : openat(runtime, ATTACH_LOCK_NAME, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+
+	if (runtime < 0)
+		return runtime;
+	if (fd < 0)
+		return -errno;
+	while (fcntl(fd, F_SETLKW, &lock))
+		if (errno != EINTR)
+			return -errno;
 	return steal_fd(&fd);
 }

@@ -54,6 +54,12 @@ void runtime_folder_release(struct runtime_folder *folder);
 int runtime_folder_list(int (*each)(const char *name, void *context), void *context, struct runtime_error *error);
 
 /*
+ * Waits until no other process of this user is between looking up who is a member where and having attached it. The descriptor; the lock ends when it is
+ * closed, and with the process; children do not have it. Or -errno.
+ */
+int runtime_folder_lock_attach(void);
+
+/*
  * Connects to a container's socket; waits for timeout_ms at most (-1: without end) when its backlog is full. The descriptor (close-on-exec,
  * nonblocking), or with *error filled -ENOENT: no such container (or a leftover of one); -ETIMEDOUT: its keeper takes no connections; else -errno.
  */
