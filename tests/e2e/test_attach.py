@@ -349,6 +349,164 @@ def test_release_of_a_started_program(box):
     assert (run.returncode, stdout, stderr) == (7, b"0\n", b"")
 
 
+# ---- from one container to another (LINEAGE A7) ---------------------------------------------------------------------------
+
+
+def members(name):
+    return sorted(member["pid"] for member in ask(name, "stat")["members"])
+
+
+def figure(name, which):
+    return ask(name, "stat")[which]
+
+
+def test_member_is_moved_and_recharged(box):
+    """A7: it and its child leave, their pages follow; the other member of the old container goes on in it."""
+    need_membox()
+    holder, other = Holder(60), Holder(30)
+    holder.do("child = os.fork(); child or __import__('signal').pause(); print(flush=True)")
+    child = [pid for pid, _, name in descendants(holder.pid) if name == "python3"][0]
+    old = Attached(box, [holder.pid, other.pid], 20 * MIB)
+    assert wait_until(is_below([holder.pid, other.pid], 20 * MIB), SOON_S), describe()
+    assert members(old.name) == sorted([holder.pid, child, other.pid])
+    swapped = figure(old.name, "swap_used")
+    new = Attached(box, [holder.pid], 24 * MIB)
+    assert members(old.name) == [other.pid] and members(new.name) == sorted([holder.pid, child])
+    assert figure(old.name, "rss_usage") <= 20 * MIB + 4 * MIB and figure(old.name, "program") == other.pid
+    assert figure(old.name, "swap_used") <= min(swapped, 32 * MIB)
+    assert wait_until(lambda: figure(new.name, "rss_usage") <= 24 * MIB, SOON_S), describe()
+    assert figure(new.name, "swap_used") >= 30 * MIB
+    assert holder.wrong() == "0" and other.wrong() == "0"
+    holder.do(f"os.kill(child, 9); os.waitpid(child, 0); print(flush=True)")
+    assert holder.do(FORK_AND_CHECK) == "0"
+    holder.end()
+    assert wait_until(lambda: reap_orphans() or ask(new.name, "stat") is None, SOON_S), describe()
+    assert other.wrong() == "0" and members(old.name) == [other.pid]
+    other.end()
+    assert wait_until(ended, SOON_S), describe()
+    old.check_quiet()
+    new.check_quiet()
+
+
+def test_started_program_is_moved(box):
+    """A7: its keeper is left without members, counts and keeps nothing, and still returns the program's exit status. It can be moved on, or back to nobody."""
+    need_membox()
+    name = f"moved-{os.getpid()}"
+    run = box.start([PYTHON, "-c", HOLDER, "60"], 20 * MIB, args=["--name", name])
+    assert run.stdout.readline() == b"ready\n"
+    pid = [p for p, _, n in descendants() if n == "python3"][0]
+    assert figure(name, "swap_used") >= 30 * MIB
+    first = Attached(box, [pid], 24 * MIB)
+    assert members(name) == [] and members(first.name) == [pid]
+    assert wait_until(lambda: figure(name, "swap_used") == 0, SOON_S) and figure(name, "rss_usage") == 0
+    assert wait_until(is_below([pid], 24 * MIB), SOON_S), describe()
+    second = Attached(box, [pid], 16 * MIB)
+    assert wait_until(lambda: ask(first.name, "stat") is None, SOON_S) and members(second.name) == [pid]
+    assert wait_until(is_below([pid], 16 * MIB), SOON_S), describe()
+    second.release()
+    assert rss(pid) > 60 * MIB and traces(pid)["flags"] == []
+    third = Attached(box, [pid], 20 * MIB)
+    assert wait_until(is_below([pid], 20 * MIB), SOON_S) and members(name) == [] and members(third.name) == [pid]
+    run.stdin.write(b"print(wrong(), flush=True)\nos._exit(7)\n")
+    run.stdin.flush()
+    stdout, stderr = run.communicate(timeout=SOON_S)
+    assert (run.returncode, stdout, stderr) == (7, b"0\n", b"")
+    assert wait_until(ended, SOON_S), describe()
+
+
+@pytest.mark.parametrize("shape", [(4, 0), (2, 2)])
+def test_moved_to_and_fro_under_load(box, shape):
+    """A7: a program that uses its memory all the time."""
+    need_membox()
+    checker = Checker(box, shape, 4)
+    boxes = [Attached(box, [checker.process.pid], 32 * MIB)]
+    for limit in (40, 28, 36):
+        assert wait_until(is_below(checker.pids, 44 * MIB), SOON_S), describe()
+        boxes.append(Attached(box, [checker.process.pid], limit * MIB))
+        assert members(boxes[-1].name) == sorted(checker.pids)
+        assert wait_until(lambda: ask(boxes[-2].name, "stat") is None, SOON_S), describe()
+    assert checker.process.wait(SOON_S) == 0
+    checker.check_bytes()
+    assert wait_until(lambda: reap() or ended(), SOON_S), describe()
+    for each in boxes:
+        each.check_quiet()
+
+
+def test_moved_while_it_forks(box):
+    """A7: forks, execs and exits go on all the time; children forked meanwhile have the right bytes wherever they are."""
+    need_membox()
+    holder, bad, stop = Holder(40), box.new_path("bad"), box.new_path("stop")
+    storm = f"""
+while not os.path.exists({str(stop)!r}):
+    pid = os.fork()
+    if not pid:
+        wrong() and open({str(bad)!r}, 'w').write('wrong')
+        os.execv('/bin/true', ['true'])
+    if os.waitpid(pid, 0)[1]: open({str(bad)!r}, 'w').write('died')
+print(flush=True)"""
+    old = Attached(box, [holder.pid], 20 * MIB)
+    assert wait_until(is_below([holder.pid], 20 * MIB), SOON_S), describe()
+    holder.process.stdin.write(f"exec({storm!r})\n")
+    for _ in range(3):
+        new = Attached(box, [holder.pid], 20 * MIB)
+        assert holder.pid in members(new.name) and wait_until(lambda: ask(old.name, "stat") is None, SOON_S), describe()
+        old = new
+    stop.touch()
+    assert holder.process.stdout.readline() == "\n" and not bad.exists(), read(bad)
+    assert holder.wrong() == "0"
+    holder.end()
+    assert wait_until(lambda: reap() or ended(), SOON_S), describe()
+
+
+def test_two_attach_the_same_process(box):
+    """A7: one after the other; it ends up in one of them, and in one only."""
+    need_membox()
+    holder = Holder(48)
+    Attached(box, [holder.pid], 16 * MIB)
+    assert wait_until(is_below([holder.pid], 16 * MIB), SOON_S), describe()
+    both = [subprocess.Popen([MEMBOX, "attach", "--limit", "20M", "--swap", box.new_path("swap"), str(holder.pid)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             text=True) for _ in range(2)]
+    names = [each.communicate(timeout=SOON_S)[0].strip() for each in both]
+    assert [each.returncode for each in both] == [0, 0]
+    assert wait_until(lambda: sorted(ask(name, "stat") is None for name in names) == [False, True], SOON_S), describe()
+    assert holder.wrong() == "0"
+    holder.end()
+    assert wait_until(ended, SOON_S), describe()
+
+
+def test_keeper_killed_while_a_member_leaves(box):
+    """A7: whichever of the two keepers is killed in the middle, nobody sees a wrong byte; what was out of memory is killed."""
+    need_membox()
+    for number in range(6):
+        checker = Checker(box, (2, 0), 60, 48)
+        Attached(box, [checker.process.pid], 16 * MIB)
+        first = keeper()
+        move = subprocess.Popen([MEMBOX, "attach", "--limit", "16M", "--swap", box.new_path("swap"), str(checker.process.pid)], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(0.01 * number)
+        os.kill(first, signal.SIGKILL)
+        move.communicate(timeout=SOON_S)
+        checker.process.kill()  # it may have been out already
+        checker.process.wait(SOON_S)
+        checker.check_bytes()
+        assert wait_until(lambda: reap() or not descendants(), SOON_S), describe()
+
+
+def test_move_is_refused(box):
+    """A7: nothing is touched when one of the processes cannot be attached, nor when the container cannot let go of one just now."""
+    need_membox()
+    holder = Holder(32)
+    old = Attached(box, [holder.pid], 16 * MIB)
+    assert "init process" in refusal(holder.pid, 1) and members(old.name) == [holder.pid]
+    assert ask(old.name, "release", pid=os.getpid())["errno"] == "ESRCH"
+    assert ask(old.name, "park")["ok"]
+    assert f"is a member of container {old.name}" in refusal(holder.pid) and members(old.name) == [holder.pid]
+    assert ask(old.name, "unpark")["ok"]
+    assert holder.wrong() == "0"
+    holder.end()
+    assert wait_until(ended, SOON_S), describe()
+
+
 # ---- refusals -------------------------------------------------------------------------------------------------------------
 
 
@@ -417,21 +575,14 @@ sys.stdin.read()
     holder.end()
 
 
-def test_refused_member_of_another_container(box):
+def test_refused_parts_of_membox(box):
     need_membox()
     run = box.start(["sleep", "60"], 32 * MIB)
     member = wait_until(lambda: [pid for pid, _, name in descendants() if name == "sleep"], SOON_S)[0]
-    assert "member of container" in refusal(member)
     for pid in own_processes():
         assert "membox" in refusal(pid)
     os.kill(member, signal.SIGKILL)
     run.communicate(timeout=SOON_S)
-    holder = Holder(48)
-    attached = Attached(box, [holder.pid], 128 * MIB)  # not adopted: only the container knows
-    assert f"member of container {attached.name}" in refusal(holder.pid)
-    assert holder.wrong() == "0"
-    holder.end()
-    assert wait_until(ended, SOON_S), describe()
 
 
 def test_refused_process_of_another_user(box):
