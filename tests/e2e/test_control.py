@@ -21,9 +21,8 @@ def runtime(box, monkeypatch):
     folder = box.folder / "run"
     monkeypatch.setenv("MEMBOX_RUNTIME_DIR", str(folder))
     yield folder
-    if folder.exists():
-        for name in os.listdir(folder):
-            ask(name, "kill", signal=signal.SIGKILL)
+    for container in folder.glob("[!.]*"):
+        ask(container.name, "kill", signal=signal.SIGKILL)
 
 
 def membox(*words, timeout=30, **options):
