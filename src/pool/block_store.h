@@ -1,0 +1,42 @@
+/*
+ * Memory for objects of 1 to 4096 bytes, in blocks of 64 KiB that each hold objects of one size class (after the slab allocator, Bonwick 1994,
+ * and zsmalloc). Pure but for mmap; no locks.
+ *
+ *   block   ┌──────────┬──────────┬──────────┬─ ─ ─┬───────┐
+ *   64 KiB  │ object 0 │ object 1 │ object 2 │     │ waste │    class k: objects of k x 64 bytes
+ *           └──────────┴──────────┴──────────┴─ ─ ─┴───────┘
+ *
+ * What is put in together lies together and grows old together: a new block is preferred to the holes in old ones, until an eighth of all memory
+ * is holes. Every object knows its owner's key, so that the oldest block can be emptied.
+ */
+#pragma once
+
+#include "base/types.h"
+
+#define BLOCK_BYTES 65536u
+#define BLOCK_UNIT 64u /* size classes are multiples of this */
+
+struct block_store;
+
+/* Where an object lies. 0 is none. */
+typedef uint64_t block_ref_t;
+
+struct block_store *block_store_new(void); /* NULL when out of memory */
+void block_store_free(struct block_store *store);
+
+/* Copies an object in. 0 when out of memory. */
+block_ref_t block_store_put(struct block_store *store, uint32_t key, const void *object, uint32_t bytes);
+
+/* The object, valid until it is dropped. */
+const void *block_store_get(const struct block_store *store, block_ref_t ref, uint32_t *ret_bytes);
+
+void block_store_drop(struct block_store *store, block_ref_t ref);
+
+/* The key of an object in the block that was begun first. False when there is none. */
+bool block_store_oldest(const struct block_store *store, uint32_t *ret_key);
+
+/* Memory taken, without the books. */
+uint64_t block_store_bytes(const struct block_store *store);
+
+/* For tests: the books agree with a full walk. */
+bool block_store_check(const struct block_store *store);
