@@ -22,6 +22,7 @@ enum run_option {
 	OPT_SWAP,
 	OPT_SWAP_SIZE,
 	OPT_NO_SWAP,
+	OPT_POOL,
 	OPT_OOM,
 	OPT_STATS,
 	OPT_ISOLATE, /* from here on: of `run` only */
@@ -35,6 +36,7 @@ static const struct option options[] = {
 	{"swap", required_argument, NULL, OPT_SWAP},
 	{"swap-size", required_argument, NULL, OPT_SWAP_SIZE},
 	{"no-swap", no_argument, NULL, OPT_NO_SWAP},
+	{"pool", required_argument, NULL, OPT_POOL},
 	{"oom", required_argument, NULL, OPT_OOM},
 	{"stats", required_argument, NULL, OPT_STATS},
 	{"isolate", no_argument, NULL, OPT_ISOLATE},
@@ -89,6 +91,8 @@ static int check_combination(const struct container_options *request)
 		log_error("--swap: contradicts --no-swap");
 	else if (given(request, OPT_NO_SWAP) && given(request, OPT_SWAP_SIZE))
 		log_error("--swap-size: contradicts --no-swap");
+	else if (given(request, OPT_NO_SWAP) && given(request, OPT_POOL))
+		log_error("--pool: contradicts --no-swap: what is in the pool has its place in the swap file");
 	else
 		return 0;
 	return EXIT_MEMBOX_FAILED;
@@ -123,6 +127,9 @@ static int read_sizes(const struct container_options *request, struct run_config
 			  format_size(CONTAINER_MIN_LIMIT_BYTES, text));
 		return EXIT_MEMBOX_FAILED;
 	}
+	config->pool_bytes = POOL_AUTO;
+	if (given(request, OPT_POOL) && read_size("--pool", given(request, OPT_POOL), &config->pool_bytes))
+		return EXIT_MEMBOX_FAILED;
 	if (!swap_size)
 		return 0;
 	if (read_size("--swap-size", swap_size, &config->swap_size_bytes))

@@ -49,6 +49,7 @@ struct container {
 	struct pager pager;
 	struct swap *swap; /* NULL: none; changed only while the reclaim thread is stopped */
 	_Atomic bool swap_leaves; /* swapoff is under way: nothing is evicted */
+	_Atomic uint64_t pool_most; /* bytes that the pool may take, or POOL_AUTO */
 	struct members members;
 	struct isolation isolation; /* init 0: there is none (any more) */
 

@@ -17,18 +17,20 @@ void container_publish_usage(struct container *c)
 {
 	uint64_t usage = c->members.resident << PAGE_SHIFT, file = MIN_OF(c->members.file << PAGE_SHIFT, usage);
 	uint64_t certain = usage - MIN_OF(c->members.doubt << PAGE_SHIFT, usage);
-	stat_set(&c->stats, rss_usage, usage);
+	uint64_t pool = charge_held(&c->charge) << PAGE_SHIFT;
+	stat_set(&c->stats, rss_usage, usage + pool);
+	stat_set(&c->stats, pool, pool);
 	stat_set(&c->stats, file, file);
 	stat_set(&c->stats, anon, usage - file);
 	stat_set(&c->stats, nr_processes, count_processes(&c->members));
-	if (certain > stat_get(&c->stats, rss_max_usage))
-		stat_set(&c->stats, rss_max_usage, certain);
+	if (certain + pool > stat_get(&c->stats, rss_max_usage))
+		stat_set(&c->stats, rss_max_usage, certain + pool);
 }
 
 /* Active and pinned pages come from the tables of adopted members, locked ones from the kernel; all else may be evicted, once adopted. */
 static void publish_lists(struct container *c)
 {
-	uint64_t active = 0, unevictable = 0, usage = stat_get(&c->stats, rss_usage) >> PAGE_SHIFT;
+	uint64_t active = 0, unevictable = 0, usage = (stat_get(&c->stats, rss_usage) - stat_get(&c->stats, pool)) >> PAGE_SHIFT;
 	for (struct address_space *as = c->spaces; as; as = as->next) {
 		struct page_counts counts = address_space_count(as);
 		active += counts.active;
@@ -53,6 +55,7 @@ void container_publish_figures(struct container *c)
 	stat_set(&c->stats, rss_failcnt, c->charge.failcnt);
 	stat_set(&c->stats, exit_status, c->exit_status);
 	stat_set(&c->stats, wall_us, (container_now_ns() - c->begin_ns) / 1000);
+	stat_set(&c->stats, pool_stored, c->pager.pool ? pool_nr_pages(c->pager.pool) * PAGE_BYTES : 0);
 	stat_set(&c->stats, swap_used, c->swap ? swap_used_slots(c->swap) * PAGE_BYTES : 0);
 	stat_set(&c->stats, swap_total, c->swap ? swap_total_slots(c->swap) * PAGE_BYTES : 0);
 }

@@ -302,6 +302,7 @@ static int prepare(struct keeper *k, const struct run_config *config, struct swa
 	c->isolation = (struct isolation){.lifeline = -1, .proc = -1};
 	c->crowd = 1;
 	atomic_store(&c->squeeze_to, NO_SQUEEZE);
+	atomic_store(&c->pool_most, config->pool_bytes);
 	members_init(&c->members);
 	lock_init(&c->spaces_lock, LOCK_SPACES);
 	charge_init(&c->charge, config->limit_bytes >> PAGE_SHIFT);

@@ -22,6 +22,8 @@
 #define MAX_MEMBERS 4096
 #define FILE_INTERVAL_NS 100000000ull /* between two rounds over the file pages, unless nothing else is left */
 #define IDLE_MS 100
+#define POOL_AUTO_PERCENT 60 /* of the memory that the container may have */
+#define POOL_MAX_PERCENT 90  /* the program needs some pages in memory to go on at all */
 
 struct reclaimer {
 	struct container *c;
@@ -209,6 +211,40 @@ static uint64_t goal(const struct container *c, uint64_t limit)
 	return container_room(c, limit, clock_watermarks(limit).stop);
 }
 
+/*
+ * What the pool may take: its share of the memory that the container is to have just now. Less when somebody wants the container smaller than its limit.
+ */
+static void set_pool_target(struct reclaimer *r, uint64_t limit, uint64_t room)
+{
+	struct container *c = r->c;
+	uint64_t memory = limit - MIN_OF(room, limit), most = atomic_load(&c->pool_most);
+	atomic_store(&c->pager.pool_target, most == POOL_AUTO ? memory / 100 * POOL_AUTO_PERCENT
+									   : MIN_OF(most >> PAGE_SHIFT, memory / 100 * POOL_MAX_PERCENT));
+}
+
+/* Pages of the pool's memory that went, or are on their way to the file. */
+static uint64_t shrink_pool(struct reclaimer *r, uint64_t to)
+{
+	struct pager *pager = &r->c->pager;
+	if (!pager->pool || writeback_has_failed(pager->writeback))
+		return 0;
+	uint64_t before = atomic_load(pool_memory(pager->pool));
+	if (!writeback_shrink_pool(pager->writeback, to))
+		return 0;
+	writeback_reap(pager->writeback, true);
+	uint64_t after = atomic_load(pool_memory(pager->pool));
+	return before > after ? before - after : 1;
+}
+
+/* A pool that has grown over its share; all of it when there is nothing else. */
+static uint64_t trim_pool(struct reclaimer *r, bool all)
+{
+	uint64_t target = atomic_load(&r->c->pager.pool_target);
+	if (all)
+		return shrink_pool(r, 0);
+	return charge_held(&r->c->charge) > target + BATCH_PAGES ? shrink_pool(r, target) : 0;
+}
+
 /* Usage is over the start mark: frees pages until it is below the stop mark or nothing more can be done. */
 static void reclaim_round(struct reclaimer *r)
 {
@@ -216,6 +252,7 @@ static void reclaim_round(struct reclaimer *r)
 	uint64_t limit = charge_limit(&c->charge), usage;
 	enum exhaustion why = c->swap ? EXHAUSTED_NOTHING_LEFT : EXHAUSTED_NO_SWAP;
 	take_spaces(r);
+	set_pool_target(r, limit, goal(c, limit));
 	while (!atomic_load(&r->stop) && (usage = charge_usage(&c->charge)) + goal(c, limit) > limit) {
 		uint64_t freed = 0;
 		if (file_pages_are_due(r))
@@ -225,6 +262,8 @@ static void reclaim_round(struct reclaimer *r)
 			freed += evict_some(r, MAX_OF(usage + goal(c, limit) - limit, clock_watermarks(limit).batch), &why);
 		else if (can_evict)
 			why = EXHAUSTED_SWAP_FAILED;
+		if (can_evict)
+			freed += trim_pool(r, !freed);
 		if (!freed)
 			freed = reclaim_file_pages(r);
 		if (freed) {

@@ -27,12 +27,15 @@ struct attach_source {
 	void *context;
 };
 
+#define POOL_AUTO UINT64_MAX
+
 struct run_config {
 	const char *name;          /* container name */
 	uint64_t limit_bytes;
 	const char *swap_path;     /* NULL: none (--no-swap) */
 	bool swap_is_default;      /* made for this run: removed at its end */
 	uint64_t swap_size_bytes;  /* 0: as the file system gives */
+	uint64_t pool_bytes;       /* most that the compressed pool may take; 0: there is none; POOL_AUTO */
 	enum oom_policy oom;
 	const char *stats_path;    /* NULL: none; JSON written at the end */
 	bool detach;               /* return when the program has been started; it has a session of its own and reads /dev/null */

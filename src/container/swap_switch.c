@@ -43,6 +43,13 @@ int container_swapon(struct container *c, const char *path, uint64_t size_bytes,
 	return 0;
 }
 
+/* The pool empties as its pages come back. */
+static uint64_t usage_without_pool(struct container *c)
+{
+	uint64_t usage = charge_usage(&c->charge);
+	return usage - MIN_OF(charge_held(&c->charge), usage);
+}
+
 int container_swapoff_begin(struct container *c)
 {
 	struct bring_back *b;
@@ -55,7 +62,7 @@ int container_swapoff_begin(struct container *c)
 	if (r < 0)
 		return r;
 	left = bring_back_left(c, false);
-	if (charge_usage(&c->charge) + left > charge_limit(&c->charge)) {
+	if (usage_without_pool(c) + left > charge_limit(&c->charge)) {
 		bring_back_free(b);
 		return -ENOSPC;
 	}
@@ -101,7 +108,7 @@ int container_swapoff_step(struct container *c)
 	int r = bring_back_step(c->swapoff, &left);
 	if (r == 0)
 		return finish(c);
-	if (r == -ENOSPC || charge_usage(&c->charge) + left > charge_limit(&c->charge)) {
+	if (r == -ENOSPC || usage_without_pool(c) + left > charge_limit(&c->charge)) {
 		give_up(c);
 		return -ENOSPC;
 	}

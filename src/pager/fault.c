@@ -29,7 +29,8 @@ int fault_context_init(struct fault_context *context, struct pager *pager)
 	*context = (struct fault_context){.pager = pager};
 	context->zeros = map_pages(LOAD_MAX_PAGES);
 	context->buffers = map_pages(NR_LOADS * LOAD_MAX_PAGES);
-	int r = context->zeros && context->buffers ? 0 : -ENOMEM;
+	context->chunk = map_pages(POOL_CHUNK_PAGES);
+	int r = context->zeros && context->buffers && context->chunk ? 0 : -ENOMEM;
 	for (uint32_t i = 0; r == 0 && i < NR_LOADS; i++)
 		context->loads[i].buffer = context->buffers + (uint64_t)i * LOAD_MAX_PAGES * PAGE_BYTES;
 	if (r == 0)
@@ -93,6 +94,8 @@ void fault_context_release(struct fault_context *context)
 			load_give_up(context, &context->loads[i]);
 	if (context->zeros)
 		munmap((void *)context->zeros, LOAD_MAX_PAGES * PAGE_BYTES);
+	if (context->chunk)
+		munmap(context->chunk, POOL_CHUNK_PAGES * PAGE_BYTES);
 	if (context->buffers)
 		munmap(context->buffers, (uint64_t)NR_LOADS * LOAD_MAX_PAGES * PAGE_BYTES);
 }
@@ -260,21 +263,27 @@ static enum fault_result fill_zeros_again(struct fault_context *context, struct 
 	return conclude(context, fault, done ? 0 : r);
 }
 
+/* For which room is reserved: committed or cancelled here. */
+static int put_in_from_batch(struct fault_context *context, struct address_space *as, remote_addr_t page, shadow_entry_t entry,
+			     const uint8_t *content, uint64_t *ret_done)
+{
+	int r = uffd_copy(as->uffd, page, content, PAGE_BYTES, true, ret_done);
+	charge_commit(context->pager->charge, *ret_done / PAGE_BYTES);
+	charge_cancel(context->pager->charge, 1 - *ret_done / PAGE_BYTES);
+	if (*ret_done) {
+		unsigned age = clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager));
+		as->fills++;
+		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, fill_epoch(as), entry & ENTRY_PINNED));
+	}
+	return r;
+}
+
 static enum fault_result fill_from_batch(struct fault_context *context, struct fault *fault, shadow_entry_t entry, const uint8_t *content)
 {
-	struct address_space *as = fault->as;
 	uint64_t done;
 	if (!prepare(context, fault, 1))
 		return FAULT_DEFERRED;
-	int r = uffd_copy(as->uffd, fault->page, content, PAGE_BYTES, true, &done);
-	charge_commit(context->pager->charge, done / PAGE_BYTES);
-	charge_cancel(context->pager->charge, 1 - done / PAGE_BYTES);
-	if (done) {
-		unsigned age = clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager));
-		as->fills++;
-		shadow_set(as->shadow, fault->page,
-			   entry_make(STATE_RESIDENT, entry_slot(entry), age, fill_epoch(as), entry & ENTRY_PINNED));
-	}
+	int r = put_in_from_batch(context, fault->as, fault->page, entry, content, &done);
 	return conclude(context, fault, done ? 0 : r);
 }
 
@@ -284,6 +293,120 @@ static struct load *load_take(struct fault_context *context)
 		if (!context->loads[i].as)
 			return &context->loads[i];
 	return NULL;
+}
+
+static bool is_in_pool(const struct pager *pager, slot_t slot)
+{
+	return pager->pool && pool_has(pager->pool, slot);
+}
+
+/*
+ * The container is on its way to be killed, with file and offset named: the waiters stay where they are until then (never wrong bytes). What was
+ * compressed in memory is not the file's fault.
+ */
+static void say_damaged(struct fault_context *context, slot_t slot, bool from_pool)
+{
+	struct swap *swap = context->pager->swap;
+	unsigned long long offset = (unsigned long long)slot * PAGE_BYTES;
+	char reason[256];
+	if (from_pool)
+		snprintf(reason, sizeof(reason), "a compressed page in memory is damaged (for offset %llu): checksum mismatch", offset);
+	else
+		snprintf(reason, sizeof(reason), "swap file %s is damaged at offset %llu: checksum mismatch", swap_path(swap), offset);
+	fatal(context, reason);
+}
+
+/*
+ * Decompresses evicted pages from `page` on, downwards or upwards, as far as the pool has them and at most max, to where a chunk that ends or begins
+ * with that page puts them. Returns how many, the lowest one's address and its content.
+ */
+static uint32_t gather_from_pool(struct fault_context *context, const struct address_space *as, remote_addr_t page, bool down, uint32_t max,
+				 remote_addr_t *ret_start, uint8_t **ret_content)
+{
+	struct pager *pager = context->pager;
+	uint32_t n = 0;
+	for (; n < max; n++) {
+		remote_addr_t at = down ? page - (uint64_t)n * PAGE_BYTES : page + (uint64_t)n * PAGE_BYTES;
+		uint8_t *content = context->chunk + (down ? POOL_CHUNK_PAGES - 1 - n : n) * PAGE_BYTES;
+		shadow_entry_t entry = shadow_get(as->shadow, at);
+		if (entry_state(entry) != STATE_SWAPPED || entry & ENTRY_LOADING || !pool_load(pager->pool, entry_slot(entry), content))
+			break;
+		if (swap_page_checksum(pager->swap, content) != swap_checksum(pager->swap, entry_slot(entry))) {
+			say_damaged(context, entry_slot(entry), true);
+			break;
+		}
+	}
+	*ret_start = down ? page - (uint64_t)(n ? n - 1 : 0) * PAGE_BYTES : page;
+	*ret_content = down ? context->chunk + (POOL_CHUNK_PAGES - n) * PAGE_BYTES : context->chunk;
+	return n;
+}
+
+/* The pages have left the pool: it would hold them twice. */
+static void record_from_pool(struct fault_context *context, const struct fault *fault, remote_addr_t start, uint32_t nr)
+{
+	struct address_space *as = fault->as;
+	for (uint32_t i = 0; i < nr; i++) {
+		remote_addr_t page = start + (uint64_t)i * PAGE_BYTES;
+		shadow_entry_t entry = shadow_get(as->shadow, page);
+		bool asked = page == fault->page;
+		unsigned age = asked ? clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager)) : 0;
+		uint8_t epoch = (uint8_t)(fill_epoch(as) + (asked ? 0 : NOT_RECENT));
+		uint64_t flags = (entry & ENTRY_PINNED) | (fault->write ? 0 : ENTRY_ARMED);
+		swap_put(context->pager->swap, entry_slot(entry));
+		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, NO_SLOT, age, epoch, flags));
+	}
+	stat_add(context->pager->stats, pool_in, nr);
+}
+
+/* 0: all n pages are in; else why the rest is not. *used counts what was charged. */
+static int put_in_from_pool(struct fault_context *context, const struct fault *fault, remote_addr_t start, const uint8_t *content, uint32_t n,
+			    uint64_t *used)
+{
+	uint64_t done;
+	int r = uffd_copy(fault->as->uffd, start, content, (uint64_t)n * PAGE_BYTES, !fault->write, &done);
+	uint32_t pages = (uint32_t)(done / PAGE_BYTES);
+	record_from_pool(context, fault, start, pages);
+	charge_commit(context->pager->charge, pages);
+	*used += pages;
+	return pages == n ? 0 : r;
+}
+
+/*
+ * The page and its window, nearest first, a chunk at a time: the program goes on with the first ones while the next are decompressed. All in one
+ * hold of the layout lock, so nothing of the window changes meanwhile; only what is in the pool may leave it for the file.
+ */
+static enum fault_result fill_from_pool(struct fault_context *context, struct fault *fault, struct window window, uint64_t granted)
+{
+	struct address_space *as = fault->as;
+	uint64_t used = 0;
+	uint32_t filled = 0;
+	int error = 0;
+	while (!error && filled < granted) {
+		uint64_t distance = (uint64_t)filled * PAGE_BYTES;
+		remote_addr_t start, page = window.down ? fault->page - distance : fault->page + distance;
+		uint8_t *content;
+		uint32_t n = gather_from_pool(context, as, page, window.down, (uint32_t)MIN_OF(granted - filled, POOL_CHUNK_PAGES), &start, &content);
+		if (!n)
+			break;
+		error = put_in_from_pool(context, fault, start, content, n, &used);
+		if (!error)
+			filled += n;
+	}
+	if (entry_is_evicted(shadow_get(as->shadow, fault->page)) && error && error != -EAGAIN && used < granted) {
+		remote_addr_t start; /* something is in the way in the window: the page alone */
+		uint8_t *content;
+		if (gather_from_pool(context, as, fault->page, window.down, 1, &start, &content))
+			error = put_in_from_pool(context, fault, start, content, 1, &used);
+	}
+	charge_cancel(context->pager->charge, granted - used);
+	as->fills += used > 0;
+	if (filled) {
+		streams_filled(&as->streams, window.stream, window.down ? fault->page - (uint64_t)(filled - 1) * PAGE_BYTES : fault->page, filled);
+		stat_add(context->pager->stats, readahead, filled - 1);
+	}
+	if (entry_is_evicted(shadow_get(as->shadow, fault->page)))
+		return error ? conclude(context, fault, error) : FAULT_DEFERRED; /* not in the pool any more: now in the file */
+	return FAULT_DONE;
 }
 
 /* How far the window reaches over evicted pages whose slots continue the faulting page's, so that one read brings them all. */
@@ -299,7 +422,8 @@ static uint32_t swapped_window(const struct address_space *as, remote_addr_t pag
 			entry = (entry & ~ENTRY_STATE_MASK) | STATE_SWAPPED;
 			shadow_set(as->shadow, next, entry);
 		}
-		if (entry_state(entry) != STATE_SWAPPED || (entry & ENTRY_LOADING) || entry_slot(entry) != expected)
+		if (entry_state(entry) != STATE_SWAPPED || (entry & ENTRY_LOADING) || entry_slot(entry) != expected ||
+		    is_in_pool(as->pager, expected))
 			break;
 	}
 	return n;
@@ -347,6 +471,17 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 	return FAULT_DONE;
 }
 
+/* Content in memory, in the pool or, below, in the file. */
+static enum fault_result start_fill(struct fault_context *context, struct fault *fault, shadow_entry_t entry)
+{
+	struct address_space *as = fault->as;
+	if (!is_in_pool(context->pager, entry_slot(entry)))
+		return start_load(context, fault, entry);
+	struct window window = streams_fault(&as->streams, fault->page, POOL_MAX_WINDOW);
+	uint64_t granted = prepare(context, fault, window.pages);
+	return granted ? fill_from_pool(context, fault, window, granted) : FAULT_DEFERRED;
+}
+
 enum fault_result fault_handle(struct fault_context *context, struct fault *fault)
 {
 	_Alignas(4096) uint8_t content[PAGE_BYTES];
@@ -368,12 +503,12 @@ enum fault_result fault_handle(struct fault_context *context, struct fault *faul
 			return FAULT_DEFERRED;
 		if (found)
 			return fill_from_batch(context, fault, entry, content);
-		entry = (entry & ~ENTRY_STATE_MASK) | STATE_SWAPPED; /* written meanwhile */
+		entry = (entry & ~ENTRY_STATE_MASK) | STATE_SWAPPED; /* stored meanwhile */
 		shadow_set(as->shadow, fault->page, entry);
-		return start_load(context, fault, entry);
+		return start_fill(context, fault, entry);
 	}
 	case STATE_SWAPPED:
-		return entry & ENTRY_LOADING ? FAULT_DONE : start_load(context, fault, entry);
+		return entry & ENTRY_LOADING ? FAULT_DONE : start_fill(context, fault, entry);
 	case NR_STATES:
 		break;
 	}
@@ -395,15 +530,52 @@ static void drop_stale(struct pager *pager, struct address_space *as, remote_add
 	uffd_wake(as->uffd, page, PAGE_BYTES);
 }
 
+/* How putting one page back ended that nobody waits for: 1 when it is settled, 0 when it has to be tried again. */
+static uint32_t settle_brought_back(struct fault_context *context, struct address_space *as, remote_addr_t page, int error)
+{
+	if (error == -EEXIST || error == -ENOENT)
+		drop_stale(context->pager, as, page);
+	else if (error == -ESRCH)
+		atomic_store(&as->dead, true);
+	else if (error && error != -EAGAIN && error != -ENOMEM)
+		fatal(context, "an evicted page could not be put back");
+	return !error || error == -EEXIST || error == -ENOENT || error == -ESRCH;
+}
+
+/* Room for a page that nobody waits for, if there is any. */
+static bool prepare_one(struct fault_context *context, const struct address_space *as)
+{
+	if (!atomic_load(&as->leaves))
+		return charge_prepare(context->pager->charge, 1, 1, false);
+	charge_prepare_forced(context->pager->charge, 1);
+	return true;
+}
+
+/* A page whose content is in the pool. */
+static uint32_t bring_back_pooled(struct fault_context *context, struct address_space *as, remote_addr_t page)
+{
+	struct fault nobody = {.as = as, .page = page};
+	remote_addr_t start;
+	uint8_t *content;
+	uint64_t used = 0;
+	int error = -EAGAIN;
+	if (!prepare_one(context, as))
+		return 0;
+	if (gather_from_pool(context, as, page, false, 1, &start, &content))
+		error = put_in_from_pool(context, &nobody, page, content, 1, &used);
+	charge_cancel(context->pager->charge, 1 - used);
+	return settle_brought_back(context, as, page, error);
+}
+
 /* A page whose content is still in a batch. */
 static uint32_t bring_back_staged(struct fault_context *context, struct address_space *as, remote_addr_t page, const uint8_t *content)
 {
-	struct fault fault = {.as = as, .page = page, .counted = true, .dry_seq = atomic_load(&context->pager->dry_seq)};
-	if (fill_from_batch(context, &fault, shadow_get(as->shadow, page), content) == FAULT_DEFERRED)
+	shadow_entry_t entry = shadow_get(as->shadow, page);
+	uint64_t done = 0;
+	if (!prepare_one(context, as))
 		return 0;
-	if (entry_is_evicted(shadow_get(as->shadow, page)) && !atomic_load(&as->dead))
-		drop_stale(context->pager, as, page);
-	return 1;
+	int error = put_in_from_batch(context, as, page, entry, content, &done);
+	return settle_brought_back(context, as, page, done ? 0 : error);
 }
 
 uint32_t fault_bring_back(struct fault_context *context, struct address_space *as, remote_addr_t page, uint32_t max)
@@ -419,6 +591,8 @@ uint32_t fault_bring_back(struct fault_context *context, struct address_space *a
 		entry = (entry & ~ENTRY_STATE_MASK) | STATE_SWAPPED;
 		shadow_set(as->shadow, page, entry);
 	}
+	if (is_in_pool(context->pager, entry_slot(entry)))
+		return bring_back_pooled(context, as, page);
 	struct load *load = load_take(context);
 	struct window window = {.pages = MIN_OF(max, LOAD_MAX_PAGES)};
 	if (!load)
@@ -540,9 +714,7 @@ static bool load_verify(struct fault_context *context, const struct load *load, 
 		const uint8_t *content = load->buffer + (uint64_t)i * PAGE_BYTES;
 		if (swap_page_checksum(swap, content) == swap_checksum(swap, load->first_slot + i))
 			continue;
-		snprintf(reason, sizeof(reason), "swap file %s is damaged at offset %llu: checksum mismatch", swap_path(swap),
-			 offset + (unsigned long long)i * PAGE_BYTES);
-		fatal(context, reason);
+		say_damaged(context, load->first_slot + i, false);
 		return false;
 	}
 	return true;

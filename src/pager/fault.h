@@ -1,4 +1,4 @@
-/* Serving one missing page: what the table says decides between zeros, a batch in write-back, and the swap file. */
+/* Serving one missing page: what the table says decides between zeros, a batch in write-back, the pool, and the swap file. */
 #pragma once
 
 #include "pager/address_space.h"
@@ -6,6 +6,8 @@
 
 #define LOAD_MAX_PAGES 128
 #define NR_LOADS 16
+#define POOL_CHUNK_PAGES 8  /* decompressed and put in together */
+#define POOL_MAX_WINDOW 32
 
 /*
  * A read of contiguous slots for contiguous pages, in flight or waiting to be put in. It holds one reference on each slot, so that a slot
@@ -29,6 +31,7 @@ struct fault_context {
 	struct load loads[NR_LOADS];
 	uint8_t *buffers;    /* of the loads */
 	const uint8_t *zeros; /* LOAD_MAX_PAGES pages */
+	uint8_t *chunk;       /* POOL_CHUNK_PAGES pages */
 };
 
 struct fault {

@@ -8,18 +8,49 @@
 /* Batches in flight: enough to keep a disk busy while the next ones are captured. */
 #define NR_BATCHES 4
 
+static void drop_from_pool(void *pool, slot_t slot)
+{
+	pool_drop(pool, slot);
+}
+
+/* Nothing refers to a slot of this file any more; swap may be NULL. */
+static void end_swap(struct pager *pager, struct swap *swap)
+{
+	writeback_free(pager->writeback);
+	charge_watch(pager->charge, NULL);
+	if (swap)
+		swap_on_free(swap, NULL, NULL);
+	pool_free(pager->pool);
+	pager->writeback = NULL;
+	pager->pool = NULL;
+}
+
+static int begin_swap(struct pager *pager)
+{
+	int r = pool_new((uint32_t)swap_total_slots(pager->swap) + 1, &pager->pool);
+	if (r == 0)
+		r = writeback_new(pager, NR_BATCHES, &pager->writeback);
+	if (r < 0) {
+		end_swap(pager, pager->swap);
+		return r;
+	}
+	swap_on_free(pager->swap, drop_from_pool, pager->pool);
+	charge_watch(pager->charge, pool_memory(pager->pool));
+	return 0;
+}
+
 int pager_init(struct pager *pager, struct swap *swap, struct stats *stats, struct charge *charge, const struct pager_home *home,
 	       const struct pager_callbacks *callbacks)
 {
 	*pager = (struct pager){.swap = swap, .stats = stats, .charge = charge, .home = *home, .callbacks = *callbacks};
-	return swap ? writeback_new(pager, NR_BATCHES, &pager->writeback) : 0;
+	return swap ? begin_swap(pager) : 0;
 }
 
 void pager_release(struct pager *pager)
 {
 	for (uint32_t i = 0; i < pager->nr_threads; i++)
 		fault_thread_free(pager->threads[i]);
-	writeback_free(pager->writeback);
+	end_swap(pager, pager->swap);
 }
 
 static int reopen_all(struct pager *pager)
@@ -34,18 +65,17 @@ static int reopen_all(struct pager *pager)
 
 int pager_set_swap(struct pager *pager, struct swap *swap)
 {
+	struct swap *old = pager->swap;
 	pager->swap = swap;
-	int r = swap ? writeback_new(pager, NR_BATCHES, &pager->writeback) : 0;
+	int r = swap ? begin_swap(pager) : 0;
 	if (r == 0)
 		r = reopen_all(pager);
 	if (r < 0)
 		pager->swap = NULL;
 	if (r < 0 && swap)
 		reopen_all(pager);
-	if (!pager->swap) {
-		writeback_free(pager->writeback);
-		pager->writeback = NULL;
-	}
+	if (!pager->swap)
+		end_swap(pager, swap ? swap : old);
 	return r;
 }
 

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "base/types.h"
+#include "pool/pool.h"
 #include "reclaim/charge.h"
 #include "stats/stats.h"
 #include "swap/swap.h"
@@ -35,6 +36,8 @@ struct pager_callbacks {
 
 struct pager {
 	struct swap *swap; /* NULL: none */
+	struct pool *pool; /* NULL: none; comes and goes with the swap file */
+	_Atomic uint64_t pool_target; /* pages of memory that the pool may take */
 	struct writeback *writeback;
 	struct stats *stats;
 	struct charge *charge;

@@ -24,10 +24,15 @@ struct writeback {
 	struct batch *batches;
 	uint32_t nr_batches;
 	bool failed;
+	struct pool_compressor *compressor;
+	uint64_t pool_leaving; /* pages of the pool in batches */
+	uint64_t turn;         /* batches that came to a full pool */
 	struct stored *stored; /* NR_STORED; NULL until memory shared by fork is evicted for the first time */
 };
 
 #define MAX_WRITES_IN_FLIGHT 256u
+#define TURNS_TO_POOL 8u
+#define HOLES_SHARE 32u /* of the memory of a full pool; more than that is room */
 
 int writeback_new(struct pager *pager, uint32_t nr_batches, struct writeback **ret_wb)
 {
@@ -35,6 +40,8 @@ int writeback_new(struct pager *pager, uint32_t nr_batches, struct writeback **r
 	int r = wb && (wb->batches = calloc(nr_batches, sizeof(*wb->batches))) ? 0 : -ENOMEM;
 	if (r == 0)
 		r = swap_io_new(pager->swap, MAX_WRITES_IN_FLIGHT, &wb->io);
+	if (r == 0 && !(wb->compressor = pool_compressor_new()))
+		r = -ENOMEM;
 	for (uint32_t i = 0; r == 0 && i < nr_batches; i++) {
 		void *buffer = mmap(NULL, BATCH_PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (buffer == MAP_FAILED)
@@ -67,6 +74,7 @@ void writeback_free(struct writeback *wb)
 		munmap(wb->batches[i].buffer, BATCH_PAGES * PAGE_BYTES);
 	}
 	lock_destroy(&wb->lock);
+	pool_compressor_free(wb->compressor);
 	free(wb->stored);
 	free(wb->batches);
 	free(wb);
@@ -79,7 +87,7 @@ struct batch *writeback_take(struct writeback *wb, struct address_space *as)
 			struct batch *batch = &wb->batches[i];
 			if (batch->state != BATCH_FREE)
 				continue;
-			batch->as = address_space_get(as);
+			batch->as = as ? address_space_get(as) : NULL;
 			batch->nr_pages = 0;
 			batch->error = 0;
 			lock_take(&wb->lock);
@@ -99,7 +107,8 @@ void writeback_return(struct writeback *wb, struct batch *batch)
 	batch->state = BATCH_FREE;
 	batch->nr_pages = 0;
 	lock_drop(&wb->lock);
-	address_space_put(batch->as);
+	if (batch->as)
+		address_space_put(batch->as);
 	batch->as = NULL;
 }
 
@@ -306,17 +315,32 @@ static void release(struct writeback *wb, struct batch *batch)
 		writeback_return(wb, batch);
 }
 
+/* Written pages leave the pool; after a failed write they stay there. */
+static void finish_from_pool(struct writeback *wb, struct batch *batch)
+{
+	for (uint32_t i = 0; i < batch->nr_pages; i++) {
+		slot_t slot = batch->pages[i].slot;
+		if (slot == NO_SLOT)
+			continue;
+		wb->pool_leaving--;
+		if (!batch->error)
+			pool_drop(wb->pager->pool, slot);
+	}
+	batch->error = 0;
+}
+
 static void finish(struct writeback *wb, struct batch *batch)
 {
-	if (batch->error) {
-		if (!wb->failed)
-			log_error("cannot write to swap file %s: %s: no more pages are evicted", swap_path(wb->pager->swap),
-				  strerror(-batch->error));
-		wb->failed = true;
+	if (batch->error && !wb->failed)
+		log_error("cannot write to swap file %s: %s: no more pages are evicted", swap_path(wb->pager->swap),
+			  strerror(-batch->error));
+	wb->failed |= batch->error < 0;
+	if (!batch->as)
+		finish_from_pool(wb, batch);
+	else if (batch->error)
 		put_batch_back(wb, batch);
-	} else {
+	else
 		mark_swapped(batch);
-	}
 	release(wb, batch);
 }
 
@@ -327,6 +351,49 @@ static void write_run(struct writeback *wb, struct batch *batch, uint32_t first,
 		writeback_reap(wb, true);
 	batch->writes_pending++;
 	stat_add(wb->pager->stats, swap_out, nr);
+}
+
+/*
+ * Into a full pool some batches still go (and the oldest pages leave for them), so that it does not hold for ever what nobody asks for; most go to the
+ * file at once: what comes round again in a loop would only push out what comes round sooner.
+ */
+static bool goes_to_pool(struct writeback *wb)
+{
+	struct pager *pager = wb->pager;
+	uint64_t target = atomic_load_explicit(&pager->pool_target, memory_order_relaxed);
+	if (!target)
+		return false;
+	uint64_t memory = atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed);
+	return memory < target || pool_free_memory(pager->pool) > memory / HOLES_SHARE || wb->turn++ % TURNS_TO_POOL == 0;
+}
+
+/* What fits into the pool needs no write. Its entry and the batch hold the slot as if it were in the file. */
+static void store_in_pool(struct writeback *wb, const struct batch *batch, bool *needs_write)
+{
+	uint64_t stored = 0;
+	for (uint32_t i = 0; i < batch->nr_pages; i++) {
+		if (!needs_write[i])
+			continue;
+		needs_write[i] = !pool_store(wb->pager->pool, wb->compressor, batch->pages[i].slot, batch->buffer + i * PAGE_BYTES);
+		stored += !needs_write[i];
+	}
+	stat_add(wb->pager->stats, pool_out, stored);
+}
+
+/* Writes the marked pages of a captured batch, in runs of slots that follow each other. */
+static void write_marked(struct writeback *wb, struct batch *batch, const bool *needs_write)
+{
+	batch->writes_pending = 1; /* ours, so that a reap inside the loop does not finish the batch early */
+	for (uint32_t i = 0, nr; i < batch->nr_pages; i += nr) {
+		nr = 1;
+		if (!needs_write[i])
+			continue;
+		while (i + nr < batch->nr_pages && needs_write[i + nr] && batch->pages[i + nr].slot == batch->pages[i].slot + nr)
+			nr++;
+		write_run(wb, batch, i, nr);
+	}
+	if (--batch->writes_pending == 0)
+		finish(wb, batch);
 }
 
 void writeback_submit(struct writeback *wb, struct batch *batch)
@@ -342,18 +409,60 @@ void writeback_submit(struct writeback *wb, struct batch *batch)
 		if (!needs_write[i])
 			batch->pages[i].slot = NO_SLOT;
 	lock_drop(&wb->lock);
+	if (goes_to_pool(wb))
+		store_in_pool(wb, batch, needs_write);
+	write_marked(wb, batch, needs_write);
+}
 
-	batch->writes_pending = 1; /* ours, so that a reap inside the loop does not finish the batch early */
-	for (uint32_t i = 0, nr; i < batch->nr_pages; i += nr) {
-		nr = 1;
-		if (!needs_write[i])
+/*
+ * A batch of what has been in the pool longest. Who else can be there: a fault loads the page from the pool, or from the file when the write is done and
+ * the pool has dropped it; a slot that is given up meanwhile is kept from being used anew by the batch's reference, and only this thread
+ * takes slots, so what is in use here has the content that the pool says. Returns how many pages.
+ */
+static uint32_t take_from_pool(struct writeback *wb, struct batch *batch, bool *taken)
+{
+	struct pager *pager = wb->pager;
+	uint32_t found = 0;
+	slot_t first;
+	uint32_t nr = pool_choose_leaving(pager->pool, BATCH_PAGES, &first);
+	for (uint32_t i = 0; i < nr; i++) {
+		batch->pages[i] = (struct batch_page){0};
+		taken[i] = swap_get_if_used(pager->swap, first + i);
+		if (!taken[i])
 			continue;
-		while (i + nr < batch->nr_pages && needs_write[i + nr] && batch->pages[i + nr].slot == batch->pages[i].slot + nr)
-			nr++;
-		write_run(wb, batch, i, nr);
+		if (pool_load(pager->pool, first + i, batch->buffer + i * PAGE_BYTES)) {
+			batch->pages[i].slot = first + i;
+			found++;
+		} else {
+			swap_put(pager->swap, first + i);
+			taken[i] = false;
+		}
 	}
-	if (--batch->writes_pending == 0)
-		finish(wb, batch);
+	lock_take(&wb->lock);
+	batch->nr_pages = nr;
+	batch->state = BATCH_CAPTURED;
+	lock_drop(&wb->lock);
+	return found;
+}
+
+bool writeback_shrink_pool(struct writeback *wb, uint64_t pages)
+{
+	bool taken[BATCH_PAGES];
+	struct pool *pool = wb->pager->pool;
+	bool begun = false;
+	for (;;) {
+		uint64_t memory = atomic_load_explicit(pool_memory(pool), memory_order_relaxed), nr = pool_nr_pages(pool);
+		if (memory <= pages || nr <= wb->pool_leaving || wb->failed)
+			return begun;
+		if (memory - memory * wb->pool_leaving / nr <= pages) /* under way */
+			return begun;
+		struct batch *batch = writeback_take(wb, NULL);
+		if (!batch)
+			return begun;
+		wb->pool_leaving += take_from_pool(wb, batch, taken);
+		write_marked(wb, batch, taken);
+		begun = true;
+	}
 }
 
 void writeback_reap(struct writeback *wb, bool wait)

@@ -1,5 +1,5 @@
 /*
- * Batches of captured pages on their way to the swap file.
+ * Batches of captured pages on their way to the pool or the swap file, and from the pool to the file.
  *
  * A batch belongs to the reclaim thread, which fills it, submits its writes and reaps them; the fault threads only look pages up in it. A page
  * in a batch is known by its slot: slots are allocated before the page leaves the program and are not used for anything else while a batch
@@ -30,7 +30,7 @@ struct batch_page {
 
 struct batch {
 	enum batch_state state; /* guarded by writeback.lock */
-	struct address_space *as;
+	struct address_space *as; /* NULL: the pages come from the pool */
 	uint32_t nr_pages;
 	uint32_t writes_pending;
 	int error;
@@ -62,6 +62,12 @@ void writeback_captured(struct writeback *wb, struct batch *batch);
  * The batch is freed when its writes are done.
  */
 void writeback_submit(struct writeback *wb, struct batch *batch);
+
+/*
+ * Reclaim thread. Writes what has been in the pool longest to the file until the pool is to take at most `pages` of memory, or a few batches are under
+ * way. Memory is freed when the writes are done. False: nothing could be begun.
+ */
+bool writeback_shrink_pool(struct writeback *wb, uint64_t pages);
 
 /* Reclaim thread. Collects finished writes; with wait, waits for one when any is in flight. */
 void writeback_reap(struct writeback *wb, bool wait);

@@ -9,11 +9,11 @@
 #define MAX_OBJECTS (BLOCK_BYTES / BLOCK_UNIT)
 #define BLOCKS_AT_ONCE 32u /* mapped in one go */
 #define KEEP_FREE 16u      /* free blocks that keep their memory for the next use */
-#define HOLES_SHARE 8u     /* of all memory, before holes are filled */
 #define NO_BLOCK UINT32_MAX
 #define WORD_BITS 64u
 
-/* block number << 32 | index in the block << 16 | bytes */
+/* block number << 32 | index in the block << 16 | bytes; bits 13 to 15 are the caller's */
+#define REF_BYTES_MASK 0x1fffu
 #define REF_INDEX_SHIFT 16
 #define REF_BLOCK_SHIFT 32
 
@@ -38,7 +38,7 @@ struct block_store {
 	uint32_t open[NR_CLASSES];      /* where new objects go */
 	uint32_t with_holes[NR_CLASSES];
 	uint64_t nr_in_use;             /* blocks */
-	uint64_t hole_bytes;            /* in blocks that have holes */
+	uint64_t used_bytes;            /* of objects, by class */
 };
 
 struct block_store *block_store_new(void)
@@ -141,7 +141,6 @@ static void add_to_holes(struct block_store *store, uint32_t number)
 		store->blocks[*head].hole_prev = number;
 	*head = number;
 	block->has_holes = true;
-	store->hole_bytes += (uint64_t)(block->nr_objects - block->nr_used) * object_bytes(block);
 }
 
 static void take_from_holes(struct block_store *store, uint32_t number)
@@ -151,25 +150,17 @@ static void take_from_holes(struct block_store *store, uint32_t number)
 	if (block->hole_next != NO_BLOCK)
 		store->blocks[block->hole_next].hole_prev = block->hole_prev;
 	block->has_holes = false;
-	store->hole_bytes -= (uint64_t)(block->nr_objects - block->nr_used) * object_bytes(block);
 }
 
-/* A block of the class with room: the open one, one with holes when there are many, or a new one. */
+/* A block of the class with room: the open one, one with holes, or a new one. */
 static uint32_t block_with_room(struct block_store *store, uint32_t class)
 {
 	uint32_t *open = &store->open[class], holes = store->with_holes[class];
 	if (*open != NO_BLOCK)
 		return *open;
-	if (holes != NO_BLOCK && store->hole_bytes > block_store_bytes(store) / HOLES_SHARE) {
+	if (holes != NO_BLOCK)
 		take_from_holes(store, holes);
-		*open = holes;
-	} else {
-		*open = begin_block(store, class);
-		if (*open == NO_BLOCK && holes != NO_BLOCK) {
-			take_from_holes(store, holes);
-			*open = holes;
-		}
-	}
+	*open = holes != NO_BLOCK ? holes : begin_block(store, class);
 	return *open;
 }
 
@@ -193,6 +184,7 @@ block_ref_t block_store_put(struct block_store *store, uint32_t key, const void 
 	memcpy(block->data + index * object_bytes(block), object, bytes);
 	block->used[index / WORD_BITS] |= UINT64_C(1) << index % WORD_BITS;
 	block->keys[index] = key;
+	store->used_bytes += object_bytes(block);
 	if (++block->nr_used == block->nr_objects)
 		store->open[class] = NO_BLOCK;
 	return (block_ref_t)number << REF_BLOCK_SHIFT | (block_ref_t)index << REF_INDEX_SHIFT | bytes;
@@ -210,7 +202,7 @@ const void *block_store_get(const struct block_store *store, block_ref_t ref, ui
 {
 	uint32_t index;
 	const struct block *block = block_of(store, ref, &index);
-	*ret_bytes = (uint32_t)ref & 0xffff;
+	*ret_bytes = (uint32_t)ref & REF_BYTES_MASK;
 	return block->data + index * object_bytes(block);
 }
 
@@ -218,29 +210,32 @@ void block_store_drop(struct block_store *store, block_ref_t ref)
 {
 	uint32_t index, number = (uint32_t)(ref >> REF_BLOCK_SHIFT);
 	struct block *block = block_of(store, ref, &index);
-	if (block->has_holes)
-		take_from_holes(store, number);
 	block->used[index / WORD_BITS] &= ~(UINT64_C(1) << index % WORD_BITS);
 	block->nr_used--;
+	store->used_bytes -= object_bytes(block);
 	if (block->nr_used == 0) {
+		if (block->has_holes)
+			take_from_holes(store, number);
 		if (store->open[block->class] == number)
 			store->open[block->class] = NO_BLOCK;
 		end_block(store, number);
-	} else if (store->open[block->class] != number) {
+	} else if (store->open[block->class] != number && !block->has_holes) {
 		add_to_holes(store, number);
 	}
 }
 
-bool block_store_oldest(const struct block_store *store, uint32_t *ret_key)
+bool block_store_oldest(const struct block_store *store, bool (*is_wanted)(void *context, uint32_t key), void *context, uint32_t *ret_key)
 {
-	if (store->oldest == NO_BLOCK)
-		return false;
-	const struct block *block = &store->blocks[store->oldest];
-	uint32_t word = 0;
-	while (!block->used[word])
-		word++;
-	*ret_key = block->keys[word * WORD_BITS + (uint32_t)__builtin_ctzll(block->used[word])];
-	return true;
+	for (uint32_t number = store->oldest; number != NO_BLOCK; number = store->blocks[number].next) {
+		const struct block *block = &store->blocks[number];
+		for (uint32_t i = 0; i < block->nr_objects; i++) {
+			if (!(block->used[i / WORD_BITS] >> i % WORD_BITS & 1) || !is_wanted(context, block->keys[i]))
+				continue;
+			*ret_key = block->keys[i];
+			return true;
+		}
+	}
+	return false;
 }
 
 uint64_t block_store_bytes(const struct block_store *store)
@@ -248,25 +243,29 @@ uint64_t block_store_bytes(const struct block_store *store)
 	return (store->nr_in_use + store->nr_resident_free) * BLOCK_BYTES;
 }
 
-static bool check_block(const struct block_store *store, uint32_t number, uint64_t *holes)
+uint64_t block_store_hole_bytes(const struct block_store *store)
+{
+	return store->nr_in_use * BLOCK_BYTES - store->used_bytes;
+}
+
+static bool check_block(const struct block_store *store, uint32_t number, uint64_t *used_bytes)
 {
 	const struct block *block = &store->blocks[number];
 	uint32_t used = 0;
 	for (uint32_t i = 0; i < MAX_OBJECTS; i++)
 		used += block->used[i / WORD_BITS] >> i % WORD_BITS & 1;
 	bool open = store->open[block->class] == number;
-	if (block->has_holes)
-		*holes += (uint64_t)(block->nr_objects - block->nr_used) * object_bytes(block);
+	*used_bytes += used * object_bytes(block);
 	return used == block->nr_used && used && used <= block->nr_objects && block->has_holes == (!open && used < block->nr_objects) &&
 	       !(open && used == block->nr_objects);
 }
 
 bool block_store_check(const struct block_store *store)
 {
-	uint64_t in_use = 0, holes = 0, free_blocks = 0, resident = 0;
+	uint64_t in_use = 0, used = 0, free_blocks = 0, resident = 0;
 	uint32_t prev = NO_BLOCK;
 	for (uint32_t i = store->oldest; i != NO_BLOCK; prev = i, i = store->blocks[i].next) {
-		if (store->blocks[i].prev != prev || !store->blocks[i].class || !check_block(store, i, &holes) || in_use++ > store->nr_blocks)
+		if (store->blocks[i].prev != prev || !store->blocks[i].class || !check_block(store, i, &used) || in_use++ > store->nr_blocks)
 			return false;
 	}
 	for (uint32_t i = store->free; i != NO_BLOCK; i = store->blocks[i].next) {
@@ -274,6 +273,6 @@ bool block_store_check(const struct block_store *store)
 		if (store->blocks[i].class || free_blocks++ > store->nr_blocks)
 			return false;
 	}
-	return prev == store->newest && in_use == store->nr_in_use && in_use + free_blocks == store->nr_blocks && holes == store->hole_bytes &&
+	return prev == store->newest && in_use == store->nr_in_use && in_use + free_blocks == store->nr_blocks && used == store->used_bytes &&
 	       resident == store->nr_resident_free;
 }

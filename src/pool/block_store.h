@@ -6,8 +6,7 @@
  *   64 KiB  │ object 0 │ object 1 │ object 2 │     │ waste │    class k: objects of k x 64 bytes
  *           └──────────┴──────────┴──────────┴─ ─ ─┴───────┘
  *
- * What is put in together lies together and grows old together: a new block is preferred to the holes in old ones, until an eighth of all memory
- * is holes. Every object knows its owner's key, so that the oldest block can be emptied.
+ * Holes are filled before a new block is begun. Every object knows its owner's key, so that the oldest block can be emptied.
  */
 #pragma once
 
@@ -18,8 +17,9 @@
 
 struct block_store;
 
-/* Where an object lies. 0 is none. */
+/* Where an object lies. 0 is none. The caller may keep a mark of his own in it, and hand it back with that. */
 typedef uint64_t block_ref_t;
+#define BLOCK_REF_MARK (UINT64_C(1) << 15)
 
 struct block_store *block_store_new(void); /* NULL when out of memory */
 void block_store_free(struct block_store *store);
@@ -32,11 +32,13 @@ const void *block_store_get(const struct block_store *store, block_ref_t ref, ui
 
 void block_store_drop(struct block_store *store, block_ref_t ref);
 
-/* The key of an object in the block that was begun first. False when there is none. */
-bool block_store_oldest(const struct block_store *store, uint32_t *ret_key);
+/* The key of an object that is wanted, in the block that was begun first of those that have one. False when there is none. */
+bool block_store_oldest(const struct block_store *store, bool (*is_wanted)(void *context, uint32_t key), void *context, uint32_t *ret_key);
 
 /* Memory taken, without the books. */
 uint64_t block_store_bytes(const struct block_store *store);
+/* Of that, what no object takes. */
+uint64_t block_store_hole_bytes(const struct block_store *store);
 
 /* For tests: the books agree with a full walk. */
 bool block_store_check(const struct block_store *store);

@@ -12,7 +12,7 @@
 #define FUTILE_PAGES 64u /* did not shrink, one after the other: from then on ... */
 #define TRY_EACH 16u     /* ... one of so many is tried */
 
-/* Where the pages of neighbouring slots are; 0: not in the pool. */
+/* Where the pages of neighbouring slots are; 0: not in the pool. Marked: chosen to leave. */
 struct chunk {
 	uint32_t nr;
 	block_ref_t pages[CHUNK_SLOTS];
@@ -23,7 +23,7 @@ struct pool {
 	uint32_t nr_chunks;
 	struct chunk **chunks;
 	struct block_store *store;
-	_Atomic uint64_t nr_pages, memory; /* memory: pages, see pool_memory */
+	_Atomic uint64_t nr_pages, memory, holes; /* memory and the holes in it: in pages */
 };
 
 struct pool_compressor {
@@ -91,6 +91,7 @@ static block_ref_t find(const struct pool *pool, slot_t slot)
 static void update_memory(struct pool *pool)
 {
 	atomic_store_explicit(&pool->memory, block_store_bytes(pool->store) / PAGE_BYTES, memory_order_relaxed);
+	atomic_store_explicit(&pool->holes, block_store_hole_bytes(pool->store) / PAGE_BYTES, memory_order_relaxed);
 }
 
 /* Lock held. */
@@ -179,17 +180,25 @@ void pool_drop(struct pool *pool, slot_t slot)
 	lock_drop(&pool->lock);
 }
 
-uint32_t pool_oldest(struct pool *pool, uint32_t max, slot_t *ret_first)
+static bool stays(void *context, uint32_t slot)
+{
+	block_ref_t ref = find(context, slot);
+	return ref && !(ref & BLOCK_REF_MARK);
+}
+
+uint32_t pool_choose_leaving(struct pool *pool, uint32_t max, slot_t *ret_first)
 {
 	uint32_t nr = 0;
 	slot_t slot;
 	lock_take(&pool->lock);
-	if (block_store_oldest(pool->store, &slot)) {
+	if (block_store_oldest(pool->store, stays, pool, &slot)) {
 		slot_t first = slot;
-		while (slot + 1 - first < max && first > 1 && find(pool, first - 1))
+		while (slot + 1 - first < max && first > 1 && stays(pool, first - 1))
 			first--;
-		for (nr = slot + 1 - first; nr < max && find(pool, first + nr);)
+		for (nr = slot + 1 - first; nr < max && stays(pool, first + nr);)
 			nr++;
+		for (uint32_t i = 0; i < nr; i++)
+			chunk_of(pool, first + i)->pages[(first + i) % CHUNK_SLOTS] |= BLOCK_REF_MARK;
 		*ret_first = first;
 	}
 	lock_drop(&pool->lock);
@@ -199,6 +208,11 @@ uint32_t pool_oldest(struct pool *pool, uint32_t max, slot_t *ret_first)
 const _Atomic uint64_t *pool_memory(const struct pool *pool)
 {
 	return &pool->memory;
+}
+
+uint64_t pool_free_memory(const struct pool *pool)
+{
+	return atomic_load_explicit(&pool->holes, memory_order_relaxed);
 }
 
 uint64_t pool_nr_pages(const struct pool *pool)

@@ -39,13 +39,15 @@ bool pool_has(struct pool *pool, slot_t slot);
 void pool_drop(struct pool *pool, slot_t slot);
 
 /*
- * What should leave first: slots that follow each other, at most max, around the page that has been here longest (about). Returns how many; 0: the
- * pool is empty. They may be gone when the caller looks: pool_load tells.
+ * What should leave first: slots that follow each other, at most max, around the page that has been here longest (about). They are marked as leaving and
+ * not chosen again, but stay until they are dropped. Returns how many; 0: nothing is left to choose.
  */
-uint32_t pool_oldest(struct pool *pool, uint32_t max, slot_t *ret_first);
+uint32_t pool_choose_leaving(struct pool *pool, uint32_t max, slot_t *ret_first);
 
 /* Memory taken in pages; changes by other threads' calls at any time. Lives as long as the pool. */
 const _Atomic uint64_t *pool_memory(const struct pool *pool);
+/* Of that, what is free for more pages. */
+uint64_t pool_free_memory(const struct pool *pool);
 /* Pages stored. */
 uint64_t pool_nr_pages(const struct pool *pool);
 

@@ -8,11 +8,37 @@ void charge_init(struct charge *charge, uint64_t limit_pages)
 	lock_init(&charge->lock, LOCK_CHARGE);
 }
 
-static uint64_t usage_locked(const struct charge *charge)
+/* Of the members. */
+static uint64_t resident_locked(const struct charge *charge)
 {
 	uint64_t up = charge->sampled + charge->committed - charge->committed_at_sample + charge->reserved;
 	uint64_t down = charge->uncharged - charge->uncharged_at_sample;
 	return up > down ? up - down : 0;
+}
+
+static uint64_t held_locked(const struct charge *charge)
+{
+	return charge->held ? atomic_load_explicit(charge->held, memory_order_relaxed) : 0;
+}
+
+static uint64_t usage_locked(const struct charge *charge)
+{
+	return resident_locked(charge) + held_locked(charge);
+}
+
+void charge_watch(struct charge *charge, const _Atomic uint64_t *held_pages)
+{
+	lock_take(&charge->lock);
+	charge->held = held_pages;
+	lock_drop(&charge->lock);
+}
+
+uint64_t charge_held(struct charge *charge)
+{
+	lock_take(&charge->lock);
+	uint64_t held = held_locked(charge);
+	lock_drop(&charge->lock);
+	return held;
 }
 
 void charge_set_limit(struct charge *charge, uint64_t limit_pages)
@@ -87,11 +113,11 @@ struct charge_sample charge_sample_begin(struct charge *charge)
 int64_t charge_sample_end(struct charge *charge, struct charge_sample sample, uint64_t rss_pages)
 {
 	lock_take(&charge->lock);
-	uint64_t expected = usage_locked(charge);
+	uint64_t expected = resident_locked(charge);
 	charge->sampled = rss_pages;
 	charge->committed_at_sample = sample.committed;
 	charge->uncharged_at_sample = charge->uncharged;
-	uint64_t now = usage_locked(charge);
+	uint64_t now = resident_locked(charge);
 	lock_drop(&charge->lock);
 	return (int64_t)(now - expected);
 }

@@ -2,13 +2,15 @@
  * Two-stage charging of a container (LINEAGE A3): prepare before a page exists, then commit when it is mapped, or cancel when somebody
  * else mapped it first. Pure: no system calls, no clock. Units are pages. Thread-safe by one lock of rank LOCK_CHARGE.
  *
- *   usage = sampled + committed since the sample + reserved - uncharged since the sample
+ *   usage = sampled + committed since the sample + reserved - uncharged since the sample + what the keeper holds (the pool)
  *
  * What the program maps without asking (mappings that are not registered yet, copy-on-write after fork, file pages) shows up in the
  * next sample. A sample is taken in two halves around reading the kernel's figures so that a page committed meanwhile is counted
  * twice for one sample at most, and a page uncharged meanwhile is not subtracted twice: usage errs to the high side.
  */
 #pragma once
+
+#include <stdatomic.h>
 
 #include "base/lock.h"
 #include "base/types.h"
@@ -22,9 +24,15 @@ struct charge {
 	uint64_t uncharged; /* ever */
 	uint64_t committed_at_sample, uncharged_at_sample;
 	uint64_t failcnt;   /* prepares that hit the limit */
+	const _Atomic uint64_t *held; /* pages that the keeper holds for the container; NULL: none */
 };
 
 void charge_init(struct charge *charge, uint64_t limit_pages);
+/* What is kept outside of the members' memory counts from now on; held (NULL: nothing) may change at any time. */
+void charge_watch(struct charge *charge, const _Atomic uint64_t *held_pages);
+/* Pages of usage that the keeper holds. */
+uint64_t charge_held(struct charge *charge);
+
 void charge_set_limit(struct charge *charge, uint64_t limit_pages);
 
 /*

@@ -37,6 +37,8 @@ enum stat_unit {
 	X(refaults, COUNT, "faults on pages that had been evicted")                                           \
 	X(swap_in, PAGES, "read from the swap file")                                                          \
 	X(swap_out, PAGES, "written to the swap file")                                                        \
+	X(pool_in, PAGES, "brought back from the pool")                                                          \
+	X(pool_out, PAGES, "compressed into the pool")                                                        \
 	X(clean_drops, PAGES, "evicted without a write, their slot was still right")                          \
 	X(zero_drops, PAGES, "evicted without a slot, they held only zeros")                                  \
 	X(shared_drops, PAGES, "evicted without a write, a process that shared them had just had them written")     \

@@ -36,6 +36,8 @@ struct swap {
 	int grow_error;         /* and why: -errno */
 	off_t ahead_from, ahead_to; /* allocator's thread: space at the end of the file, promised and not used by any cluster yet */
 	struct trimmer *trimmer;
+	void (*freed)(void *context, slot_t slot);
+	void *freed_context;
 };
 
 static uint64_t now_ns(void)
@@ -323,9 +325,19 @@ void swap_get(struct swap *swap, slot_t slot)
 	lock_drop(&swap->lock);
 }
 
+void swap_on_free(struct swap *swap, void (*freed)(void *context, slot_t slot), void *context)
+{
+	lock_take(&swap->lock);
+	swap->freed = freed;
+	swap->freed_context = context;
+	lock_drop(&swap->lock);
+}
+
 void swap_put(struct swap *swap, slot_t slot)
 {
 	lock_take(&swap->lock);
+	if (swap->freed && slot_map_references(swap->map, slot) == 1)
+		swap->freed(swap->freed_context, slot);
 	bool emptied = slot_map_put(swap->map, slot) && slot_map_nr_empty(swap->map) > 2 * KEEP_EMPTY_CLUSTERS;
 	lock_drop(&swap->lock);
 	if (emptied)
@@ -344,6 +356,16 @@ bool swap_get_if_same(struct swap *swap, slot_t slot, uint64_t checksum)
 		slot_map_get(swap->map, slot);
 	lock_drop(&swap->lock);
 	return same;
+}
+
+bool swap_get_if_used(struct swap *swap, slot_t slot)
+{
+	lock_take(&swap->lock);
+	uint32_t references = slot_map_references(swap->map, slot);
+	if (references)
+		slot_map_get(swap->map, slot);
+	lock_drop(&swap->lock);
+	return references;
 }
 
 uint32_t swap_references(struct swap *swap, slot_t slot)

@@ -43,10 +43,18 @@ const char *swap_path(const struct swap *swap);
  */
 int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *ret_nr);
 
+/*
+ * Called when the last reference of a slot is given back, before the slot can be taken again: by any thread, with the swap's lock held. Set once,
+ * before slots are taken.
+ */
+void swap_on_free(struct swap *swap, void (*freed)(void *context, slot_t slot), void *context);
+
 void swap_get(struct swap *swap, slot_t slot); /* one more reference; saturates at 65535 and is then never freed */
 void swap_put(struct swap *swap, slot_t slot); /* drops one; the last one frees the slot (empty clusters are punched out) */
 /* One more reference if the slot is in use with this checksum: for content that another page may have been stored with. */
 bool swap_get_if_same(struct swap *swap, slot_t slot, uint64_t checksum);
+/* One more reference if the slot is in use, which it may not be any more. */
+bool swap_get_if_used(struct swap *swap, slot_t slot);
 uint32_t swap_references(struct swap *swap, slot_t slot);
 
 /* XXH3-64 of the page, seeded with a random secret of this container. */
