@@ -282,6 +282,7 @@ static void *reclaimer_main(void *argument)
 {
 	struct reclaimer *r = argument;
 	uint64_t count;
+	pthread_setname_np(pthread_self(), "mbx-reclaim");
 	scheduling_prefer_latency();
 	while (!atomic_load(&r->stop)) {
 		struct pollfd wait = {.fd = r->event, .events = POLLIN};

@@ -29,7 +29,8 @@
 #define REGISTER_SHARE 8             /* looking for new mappings may take an eighth of the time */
 #define LATENCY_US 5000              /* a busy machine may let the keeper wait this long */
 #define PACE_WINDOW_US 1000
-#define LARGE_STEP 1024              /* pages: more than can be under way */
+#define LARGE_STEP 1024              /* pages: more than can be under way ... */
+#define UNDER_WAY 384                /* ... at the beginning or the end of a window: put in or taken out, and not in the books yet */
 #define PACE_MEMORY 64               /* windows */
 #define CROWD 6                      /* runnable tasks for each processor */
 #define SLACK_FLOOR ((16ull << 20) >> PAGE_SHIFT)
@@ -94,7 +95,8 @@ static void refresh(struct container *c, uint64_t now)
 
 /*
  * What comes unasked, as a rate; a burst is remembered for a while. It is measured over a window, because a single sample may be off by the
- * pages under way; a large step needs no more evidence.
+ * pages under way; a large step needs no more evidence. What may be no more than that is no pace: a program that only faults would be held for it.
+ * Growth as slow as that is noticed when it is over the limit.
  */
 static void measure_pace(struct container *c, int64_t grown, uint64_t now)
 {
@@ -102,7 +104,7 @@ static void measure_pace(struct container *c, int64_t grown, uint64_t now)
 	c->grown += grown;
 	if (us < PACE_WINDOW_US && c->grown < LARGE_STEP)
 		return;
-	uint64_t pace = (uint64_t)MAX_OF(c->grown, 0) * LATENCY_US / us;
+	uint64_t pace = (uint64_t)MAX_OF(c->grown - UNDER_WAY, 0) * LATENCY_US / us;
 	c->pace = MAX_OF(pace, c->pace - c->pace / PACE_MEMORY);
 	c->at_pace = pace && pace > c->pace / 4;
 	c->grown = 0;

@@ -10,7 +10,9 @@
  *     5 record the slots (STAGED); from now on a fault finds the page through the batch
  *   outside the lock
  *     6 read stage 2 into the batch; the agent discards stage 2 during 7
- *     7 checksum, settle zero and clean pages, write
+ *     7 checksum, settle zero and clean pages
+ *     8 uncharge: the pages are gone from the program's memory just now, so that a sample of it does not miss them by much
+ *     9 compress or write
  *
  * Who else can be there: threads of the program touch, unmap and fork at any moment. A touch of a page between 3 and 5 raises a fault whose message
  * is read under the same lock, so after 5. An unmap, remap, discard or fork either came before 3 and is unread (MOVE refuses) or comes after
@@ -536,11 +538,12 @@ static void finish(struct transaction *t, int captured, struct evict_result *res
 	}
 	writeback_captured(pager->writeback, t->batch);
 	put_pinned_back(t);
-	writeback_submit(pager->writeback, t->batch);
-	t->batch = NULL;
+	writeback_settle(pager->writeback, t->batch);
 	if (agent_wait(t->as->agent, NULL, 0) < 0)
 		fatal(t, -EPIPE);
 	charge_uncharge(pager->charge, (uint64_t)captured);
+	writeback_store(pager->writeback, t->batch);
+	t->batch = NULL;
 	atomic_fetch_add(&pager->evicted, (uint64_t)captured);
 	atomic_fetch_add_explicit(&t->as->evicted, (uint64_t)captured, memory_order_relaxed);
 	stat_add(pager->stats, rss_reclaimed, captured);

@@ -225,6 +225,7 @@ static void *fault_thread_main(void *argument)
 	struct fault_thread *thread = argument;
 	uint64_t last_work = now_ns();
 	uint32_t spins = 0;
+	pthread_setname_np(pthread_self(), "mbx-fault");
 	scheduling_prefer_latency();
 	while (!atomic_load(&thread->stop)) {
 		if (atomic_exchange(&thread->purge, false))

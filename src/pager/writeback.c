@@ -368,27 +368,28 @@ static bool goes_to_pool(struct writeback *wb)
 }
 
 /* What fits into the pool needs no write. Its entry and the batch hold the slot as if it were in the file. */
-static void store_in_pool(struct writeback *wb, const struct batch *batch, bool *needs_write)
+static void store_in_pool(struct writeback *wb, struct batch *batch)
 {
 	uint64_t stored = 0;
 	for (uint32_t i = 0; i < batch->nr_pages; i++) {
-		if (!needs_write[i])
+		if (!batch->to_store[i])
 			continue;
-		needs_write[i] = !pool_store(wb->pager->pool, wb->compressor, batch->pages[i].slot, batch->buffer + i * PAGE_BYTES);
-		stored += !needs_write[i];
+		batch->to_store[i] = !pool_store(wb->pager->pool, wb->compressor, batch->pages[i].slot, batch->buffer + i * PAGE_BYTES);
+		stored += !batch->to_store[i];
 	}
 	stat_add(wb->pager->stats, pool_out, stored);
 }
 
-/* Writes the marked pages of a captured batch, in runs of slots that follow each other. */
-static void write_marked(struct writeback *wb, struct batch *batch, const bool *needs_write)
+/* Writes what is to be stored of a captured batch, in runs of slots that follow each other. */
+static void write_batch(struct writeback *wb, struct batch *batch)
 {
+	const bool *to_store = batch->to_store;
 	batch->writes_pending = 1; /* ours, so that a reap inside the loop does not finish the batch early */
 	for (uint32_t i = 0, nr; i < batch->nr_pages; i += nr) {
 		nr = 1;
-		if (!needs_write[i])
+		if (!to_store[i])
 			continue;
-		while (i + nr < batch->nr_pages && needs_write[i + nr] && batch->pages[i + nr].slot == batch->pages[i].slot + nr)
+		while (i + nr < batch->nr_pages && to_store[i + nr] && batch->pages[i + nr].slot == batch->pages[i].slot + nr)
 			nr++;
 		write_run(wb, batch, i, nr);
 	}
@@ -396,22 +397,25 @@ static void write_marked(struct writeback *wb, struct batch *batch, const bool *
 		finish(wb, batch);
 }
 
-void writeback_submit(struct writeback *wb, struct batch *batch)
+void writeback_settle(struct writeback *wb, struct batch *batch)
 {
-	bool needs_write[BATCH_PAGES];
 	lock_take(&batch->as->layout);
 	for (uint32_t i = 0; i < batch->nr_pages; i++)
-		needs_write[i] = batch->pages[i].slot != NO_SLOT && settle_page(wb, batch, i);
+		batch->to_store[i] = batch->pages[i].slot != NO_SLOT && settle_page(wb, batch, i);
 	lock_drop(&batch->as->layout);
 
 	lock_take(&wb->lock);
 	for (uint32_t i = 0; i < batch->nr_pages; i++)
-		if (!needs_write[i])
+		if (!batch->to_store[i])
 			batch->pages[i].slot = NO_SLOT;
 	lock_drop(&wb->lock);
+}
+
+void writeback_store(struct writeback *wb, struct batch *batch)
+{
 	if (goes_to_pool(wb))
-		store_in_pool(wb, batch, needs_write);
-	write_marked(wb, batch, needs_write);
+		store_in_pool(wb, batch);
+	write_batch(wb, batch);
 }
 
 /*
@@ -419,7 +423,7 @@ void writeback_submit(struct writeback *wb, struct batch *batch)
  * the pool has dropped it; a slot that is given up meanwhile is kept from being used anew by the batch's reference, and only this thread
  * takes slots, so what is in use here has the content that the pool says. Returns how many pages.
  */
-static uint32_t take_from_pool(struct writeback *wb, struct batch *batch, bool *taken)
+static uint32_t take_from_pool(struct writeback *wb, struct batch *batch)
 {
 	struct pager *pager = wb->pager;
 	uint32_t found = 0;
@@ -427,15 +431,15 @@ static uint32_t take_from_pool(struct writeback *wb, struct batch *batch, bool *
 	uint32_t nr = pool_choose_leaving(pager->pool, BATCH_PAGES, &first);
 	for (uint32_t i = 0; i < nr; i++) {
 		batch->pages[i] = (struct batch_page){0};
-		taken[i] = swap_get_if_used(pager->swap, first + i);
-		if (!taken[i])
+		batch->to_store[i] = swap_get_if_used(pager->swap, first + i);
+		if (!batch->to_store[i])
 			continue;
 		if (pool_load(pager->pool, first + i, batch->buffer + i * PAGE_BYTES)) {
 			batch->pages[i].slot = first + i;
 			found++;
 		} else {
 			swap_put(pager->swap, first + i);
-			taken[i] = false;
+			batch->to_store[i] = false;
 		}
 	}
 	lock_take(&wb->lock);
@@ -447,7 +451,6 @@ static uint32_t take_from_pool(struct writeback *wb, struct batch *batch, bool *
 
 bool writeback_shrink_pool(struct writeback *wb, uint64_t pages)
 {
-	bool taken[BATCH_PAGES];
 	struct pool *pool = wb->pager->pool;
 	bool begun = false;
 	for (;;) {
@@ -459,8 +462,8 @@ bool writeback_shrink_pool(struct writeback *wb, uint64_t pages)
 		struct batch *batch = writeback_take(wb, NULL);
 		if (!batch)
 			return begun;
-		wb->pool_leaving += take_from_pool(wb, batch, taken);
-		write_marked(wb, batch, taken);
+		wb->pool_leaving += take_from_pool(wb, batch);
+		write_batch(wb, batch);
 		begun = true;
 	}
 }

@@ -35,6 +35,7 @@ struct batch {
 	uint32_t writes_pending;
 	int error;
 	bool is_kept; /* its write failed, and its content is still somebody's */
+	bool to_store[BATCH_PAGES]; /* not settled: to be compressed or written */
 	struct batch_page pages[BATCH_PAGES];
 	uint8_t *buffer; /* BATCH_PAGES pages, page aligned */
 };
@@ -58,10 +59,12 @@ void writeback_captured(struct writeback *wb, struct batch *batch);
 
 /*
  * Reclaim thread. Checksums the pages; those that are all zero, equal to their old slot, or just stored for a process that shared them by fork are
- * settled without a write; submits the rest.
- * The batch is freed when its writes are done.
+ * settled: nothing is to be done with them.
  */
-void writeback_submit(struct writeback *wb, struct batch *batch);
+void writeback_settle(struct writeback *wb, struct batch *batch);
+
+/* Reclaim thread. Compresses the rest into the pool, or writes it. The batch is freed when its writes are done. */
+void writeback_store(struct writeback *wb, struct batch *batch);
 
 /*
  * Reclaim thread. Writes what has been in the pool longest to the file until the pool is to take at most `pages` of memory, or a few batches are under
