@@ -187,7 +187,6 @@ static uint64_t evict_some(struct reclaimer *r, uint64_t want, enum exhaustion *
 		uint64_t freed = result.evicted;
 		if (result.shared.end)
 			freed += shared_pages_evict(r->spaces, r->nr_spaces, result.shared.start);
-		writeback_reap(r->c->pager.writeback, false);
 		if (result.removed > BATCH_PAGES && result.evicted == 0)
 			atomic_store(&r->c->barrier_wanted, true);
 		if (freed)
@@ -218,31 +217,29 @@ static void set_pool_target(struct reclaimer *r, uint64_t limit, uint64_t room)
 {
 	struct container *c = r->c;
 	uint64_t memory = limit - MIN_OF(room, limit), most = atomic_load(&c->pool_most);
-	atomic_store(&c->pager.pool_target, most == POOL_AUTO ? memory / 100 * POOL_AUTO_PERCENT
-									   : MIN_OF(most >> PAGE_SHIFT, memory / 100 * POOL_MAX_PERCENT));
+	uint64_t target = most == POOL_AUTO ? memory / 100 * POOL_AUTO_PERCENT : MIN_OF(most >> PAGE_SHIFT, memory / 100 * POOL_MAX_PERCENT);
+	if (atomic_exchange(&c->pager.pool_target, target) > target && c->pager.writeback)
+		writeback_wake(c->pager.writeback);
 }
 
-/* Pages of the pool's memory that went, or are on their way to the file. */
-static uint64_t shrink_pool(struct reclaimer *r, uint64_t to)
+/* Nothing else is left: all of the pool goes to the file. Returns pages freed. */
+static uint64_t empty_pool(struct reclaimer *r)
 {
 	struct pager *pager = &r->c->pager;
-	if (!pager->pool || writeback_has_failed(pager->writeback))
+	if (!pager->pool || !atomic_load(pool_memory(pager->pool)) || writeback_has_failed(pager->writeback))
 		return 0;
 	uint64_t before = atomic_load(pool_memory(pager->pool));
-	if (!writeback_shrink_pool(pager->writeback, to))
-		return 0;
-	writeback_reap(pager->writeback, true);
+	atomic_store(&pager->pool_target, 0);
+	writeback_drain(pager->writeback);
 	uint64_t after = atomic_load(pool_memory(pager->pool));
-	return before > after ? before - after : 1;
+	return before - MIN_OF(before, after);
 }
 
-/* A pool that has grown over its share; all of it when there is nothing else. */
-static uint64_t trim_pool(struct reclaimer *r, bool all)
+/* What is on its way to the pool will take half of its memory at most as a rule, what goes to the file none. */
+static uint64_t usage_to_come(struct container *c)
 {
-	uint64_t target = atomic_load(&r->c->pager.pool_target);
-	if (all)
-		return shrink_pool(r, 0);
-	return charge_held(&r->c->charge) > target + BATCH_PAGES ? shrink_pool(r, target) : 0;
+	uint64_t usage = charge_usage(&c->charge);
+	return usage - MIN_OF(charge_held(&c->charge, CHARGE_BATCHES) / 2, usage);
 }
 
 /* Usage is over the start mark: frees pages until it is below the stop mark or nothing more can be done. */
@@ -253,7 +250,7 @@ static void reclaim_round(struct reclaimer *r)
 	enum exhaustion why = c->swap ? EXHAUSTED_NOTHING_LEFT : EXHAUSTED_NO_SWAP;
 	take_spaces(r);
 	set_pool_target(r, limit, goal(c, limit));
-	while (!atomic_load(&r->stop) && (usage = charge_usage(&c->charge)) + goal(c, limit) > limit) {
+	while (!atomic_load(&r->stop) && (usage = usage_to_come(c)) + goal(c, limit) > limit) {
 		uint64_t freed = 0;
 		if (file_pages_are_due(r))
 			freed = reclaim_file_pages(r);
@@ -262,8 +259,8 @@ static void reclaim_round(struct reclaimer *r)
 			freed += evict_some(r, MAX_OF(usage + goal(c, limit) - limit, clock_watermarks(limit).batch), &why);
 		else if (can_evict)
 			why = EXHAUSTED_SWAP_FAILED;
-		if (can_evict)
-			freed += trim_pool(r, !freed);
+		if (can_evict && !freed)
+			freed += empty_pool(r);
 		if (!freed)
 			freed = reclaim_file_pages(r);
 		if (freed) {
@@ -290,8 +287,6 @@ static void *reclaimer_main(void *argument)
 		if (kicked && read(r->event, &count, sizeof(count)) < 0 && errno != EAGAIN)
 			log_debug("reclaim: eventfd: errno %d", errno);
 		atomic_store(&r->kicked, false);
-		if (r->c->pager.writeback)
-			writeback_reap(r->c->pager.writeback, false);
 		uint64_t limit = charge_limit(&r->c->charge);
 		uint64_t start = container_room(r->c, limit, clock_watermarks(limit).start);
 		if (kicked && charge_usage(&r->c->charge) + start > limit)

@@ -24,7 +24,7 @@ int container_set_limit(struct container *c, uint64_t bytes)
 
 bool container_is_within_limit(const struct container *c)
 {
-	return c->members.resident + charge_held((struct charge *)&c->charge) <= charge_limit((struct charge *)&c->charge);
+	return c->members.resident + charge_held((struct charge *)&c->charge, CHARGE_POOL) <= charge_limit((struct charge *)&c->charge);
 }
 
 static uint64_t reclaimed_pages(const struct container *c)

@@ -47,7 +47,7 @@ int container_swapon(struct container *c, const char *path, uint64_t size_bytes,
 static uint64_t usage_without_pool(struct container *c)
 {
 	uint64_t usage = charge_usage(&c->charge);
-	return usage - MIN_OF(charge_held(&c->charge), usage);
+	return usage - MIN_OF(charge_held(&c->charge, CHARGE_POOL), usage);
 }
 
 int container_swapoff_begin(struct container *c)

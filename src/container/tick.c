@@ -15,6 +15,8 @@
 
 #define FASTEST_PAGES_PER_US 16      /* 64 GB/s; file pages in the page cache are mapped at half of that, new memory takes longer */
 #define MIN_INTERVAL_NS 200000ull
+#define CALM_INTERVAL_NS 2000000ull /* for all processors together, while nothing comes unasked: a look costs the program 40 us */
+#define CALM_PACE 64                /* pages */
 #define MAX_INTERVAL_NS 50000000ull
 #define FROZEN_INTERVAL_NS 5000000ull
 #define STOPPED_INTERVAL_NS 100000000ull /* whoever makes room by a verb wakes us; this is for a process that was ended and a disk that was cleared */
@@ -42,11 +44,11 @@ uint64_t container_now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
-/* Pages over the limit from which a program is held. */
+/* Pages over the limit from which a program is held: more than may be under way. */
 static uint64_t slack(const struct container *c)
 {
 	uint64_t limit = charge_limit((struct charge *)&c->charge);
-	return MAX_OF(limit * 3 / 100, SLACK_FLOOR) / 16;
+	return MAX_OF(limit * 3 / 100, SLACK_FLOOR) / 8;
 }
 
 /* Distance from the limit at which members are adopted: somewhat more for a program in a hurry. */
@@ -56,16 +58,21 @@ static uint64_t closing_distance(const struct container *c, uint64_t limit)
 	return MAX_OF(distance, MIN_OF(c->pace, limit / 6));
 }
 
+static uint32_t nr_processors(void)
+{
+	static long processors;
+	if (!processors)
+		processors = MAX_OF(sysconf(_SC_NPROCESSORS_ONLN), 1);
+	return (uint32_t)processors;
+}
+
 /*
  * Many tasks for each processor (a hundred containers at once): the programs go slowly, so looking at them less often sees as much; and to go first
  * would only keep the processors from those that are waited for.
  */
 static void adapt_to_crowd(struct container *c, uint32_t runnable)
 {
-	static long processors;
-	if (!processors)
-		processors = MAX_OF(sysconf(_SC_NPROCESSORS_ONLN), 1);
-	c->crowd = MAX_OF(runnable / (uint32_t)processors, 1);
+	c->crowd = MAX_OF(runnable / nr_processors(), 1);
 	bool is_crowded = c->is_crowded ? c->crowd > CROWD / 2 : c->crowd >= CROWD;
 	if (is_crowded == c->is_crowded)
 		return;
@@ -196,6 +203,13 @@ static uint64_t tick_frozen(struct container *c, uint64_t usage)
 	return container_is_stopped(c) && atomic_load(&c->exhaustion) != EXHAUSTED_NOT ? STOPPED_INTERVAL_NS : FROZEN_INTERVAL_NS;
 }
 
+/* What the fastest program maps between two looks has to fit into what usage may be over the limit. */
+static uint64_t least_interval(const struct container *c)
+{
+	bool is_calm = c->closed && c->pace < CALM_PACE && c->members.nr < CROWD;
+	return MAX_OF(MIN_INTERVAL_NS * c->crowd, is_calm ? CALM_INTERVAL_NS / nr_processors() : 0);
+}
+
 static uint64_t next_interval(struct container *c, uint64_t usage)
 {
 	uint64_t limit = charge_limit(&c->charge);
@@ -204,7 +218,7 @@ static uint64_t next_interval(struct container *c, uint64_t usage)
 	uint64_t change = usage > c->last_usage ? usage - c->last_usage : c->last_usage - usage;
 	c->last_usage = usage;
 	c->quiet_ticks = change > 16 ? 0 : c->quiet_ticks + 1;
-	interval = MIN_OF(MAX_OF(interval, MIN_INTERVAL_NS * c->crowd), MAX_INTERVAL_NS);
+	interval = MIN_OF(MAX_OF(interval, least_interval(c)), MAX_INTERVAL_NS);
 	if (c->quiet_ticks > QUIET_TICKS)
 		interval = MAX_OF(interval, MIN_OF(MIN_INTERVAL_NS * (c->quiet_ticks / QUIET_TICKS), 4000000ull));
 	return interval;

@@ -5,8 +5,8 @@
 #include "pager/writeback.h"
 #include "reclaim/clock.h"
 
-/* Batches in flight: enough to keep a disk busy while the next ones are captured. */
-#define NR_BATCHES 4
+/* Batches in flight: enough to keep a disk and the store thread busy while the next ones are captured. */
+#define NR_BATCHES 6
 
 static void drop_from_pool(void *pool, slot_t slot)
 {
@@ -16,8 +16,9 @@ static void drop_from_pool(void *pool, slot_t slot)
 /* Nothing refers to a slot of this file any more; swap may be NULL. */
 static void end_swap(struct pager *pager, struct swap *swap)
 {
+	charge_watch(pager->charge, CHARGE_POOL, NULL);
+	charge_watch(pager->charge, CHARGE_BATCHES, NULL);
 	writeback_free(pager->writeback);
-	charge_watch(pager->charge, NULL);
 	if (swap)
 		swap_on_free(swap, NULL, NULL);
 	pool_free(pager->pool);
@@ -35,7 +36,8 @@ static int begin_swap(struct pager *pager)
 		return r;
 	}
 	swap_on_free(pager->swap, drop_from_pool, pager->pool);
-	charge_watch(pager->charge, pool_memory(pager->pool));
+	charge_watch(pager->charge, CHARGE_POOL, pool_memory(pager->pool));
+	charge_watch(pager->charge, CHARGE_BATCHES, writeback_pages(pager->writeback));
 	return 0;
 }
 

@@ -1,7 +1,8 @@
 /*
  * Batches of captured pages on their way to the pool or the swap file, and from the pool to the file.
  *
- * A batch belongs to the reclaim thread, which fills it, submits its writes and reaps them; the fault threads only look pages up in it. A page
+ * A batch belongs to the reclaim thread, which fills and settles it, and then to the store thread, which compresses or writes its pages and frees it;
+ * the fault threads only look pages up in it. A page
  * in a batch is known by its slot: slots are allocated before the page leaves the program and are not used for anything else while a batch
  * or a table entry refers to them, so a slot found in a batch has exactly that content, whoever (also a fork's child) asks for it.
  */
@@ -32,9 +33,11 @@ struct batch {
 	enum batch_state state; /* guarded by writeback.lock */
 	struct address_space *as; /* NULL: the pages come from the pool */
 	uint32_t nr_pages;
+	uint32_t nr_unstored; /* pages that count as memory of the keeper */
 	uint32_t writes_pending;
 	int error;
 	bool is_kept; /* its write failed, and its content is still somebody's */
+	struct batch *next_queued;
 	bool to_store[BATCH_PAGES]; /* not settled: to be compressed or written */
 	struct batch_page pages[BATCH_PAGES];
 	uint8_t *buffer; /* BATCH_PAGES pages, page aligned */
@@ -63,17 +66,17 @@ void writeback_captured(struct writeback *wb, struct batch *batch);
  */
 void writeback_settle(struct writeback *wb, struct batch *batch);
 
-/* Reclaim thread. Compresses the rest into the pool, or writes it. The batch is freed when its writes are done. */
+/* Reclaim thread. Lets the store thread compress the rest into the pool, or write it. The batch is freed when that is done. */
 void writeback_store(struct writeback *wb, struct batch *batch);
 
-/*
- * Reclaim thread. Writes what has been in the pool longest to the file until the pool is to take at most `pages` of memory, or a few batches are under
- * way. Memory is freed when the writes are done. False: nothing could be begun.
- */
-bool writeback_shrink_pool(struct writeback *wb, uint64_t pages);
+/* Pages handed over and not stored yet: memory of the keeper that counts as the container's. Changes at any time. */
+const _Atomic uint64_t *writeback_pages(const struct writeback *wb);
 
-/* Reclaim thread. Collects finished writes; with wait, waits for one when any is in flight. */
-void writeback_reap(struct writeback *wb, bool wait);
+/* Any thread. The target of the pool has changed. */
+void writeback_wake(struct writeback *wb);
+
+/* Waits until everything handed over is stored and the pool is down to its target, or cannot be. */
+void writeback_drain(struct writeback *wb);
 
 /* True once a write has failed: the swap file takes nothing more. */
 bool writeback_has_failed(struct writeback *wb);

@@ -16,27 +16,27 @@ static uint64_t resident_locked(const struct charge *charge)
 	return up > down ? up - down : 0;
 }
 
-static uint64_t held_locked(const struct charge *charge)
+static uint64_t held_locked(const struct charge *charge, enum charge_held what)
 {
-	return charge->held ? atomic_load_explicit(charge->held, memory_order_relaxed) : 0;
+	return charge->held[what] ? atomic_load_explicit(charge->held[what], memory_order_relaxed) : 0;
 }
 
 static uint64_t usage_locked(const struct charge *charge)
 {
-	return resident_locked(charge) + held_locked(charge);
+	return resident_locked(charge) + held_locked(charge, CHARGE_POOL) + held_locked(charge, CHARGE_BATCHES);
 }
 
-void charge_watch(struct charge *charge, const _Atomic uint64_t *held_pages)
+void charge_watch(struct charge *charge, enum charge_held what, const _Atomic uint64_t *held_pages)
 {
 	lock_take(&charge->lock);
-	charge->held = held_pages;
+	charge->held[what] = held_pages;
 	lock_drop(&charge->lock);
 }
 
-uint64_t charge_held(struct charge *charge)
+uint64_t charge_held(struct charge *charge, enum charge_held what)
 {
 	lock_take(&charge->lock);
-	uint64_t held = held_locked(charge);
+	uint64_t held = held_locked(charge, what);
 	lock_drop(&charge->lock);
 	return held;
 }

@@ -2,7 +2,7 @@
  * Two-stage charging of a container (LINEAGE A3): prepare before a page exists, then commit when it is mapped, or cancel when somebody
  * else mapped it first. Pure: no system calls, no clock. Units are pages. Thread-safe by one lock of rank LOCK_CHARGE.
  *
- *   usage = sampled + committed since the sample + reserved - uncharged since the sample + what the keeper holds (the pool)
+ *   usage = sampled + committed since the sample + reserved - uncharged since the sample + what the keeper holds (the pool and what is on the way there)
  *
  * What the program maps without asking (mappings that are not registered yet, copy-on-write after fork, file pages) shows up in the
  * next sample. A sample is taken in two halves around reading the kernel's figures so that a page committed meanwhile is counted
@@ -15,6 +15,13 @@
 #include "base/lock.h"
 #include "base/types.h"
 
+/* What the keeper holds of the container's pages, outside of the members' memory. */
+enum charge_held {
+	CHARGE_POOL,
+	CHARGE_BATCHES, /* on their way to the pool or the swap file */
+	CHARGE_NR_HELD,
+};
+
 struct charge {
 	struct lock lock;
 	uint64_t limit;     /* pages */
@@ -24,14 +31,14 @@ struct charge {
 	uint64_t uncharged; /* ever */
 	uint64_t committed_at_sample, uncharged_at_sample;
 	uint64_t failcnt;   /* prepares that hit the limit */
-	const _Atomic uint64_t *held; /* pages that the keeper holds for the container; NULL: none */
+	const _Atomic uint64_t *held[CHARGE_NR_HELD]; /* pages that the keeper holds for the container; NULL: none */
 };
 
 void charge_init(struct charge *charge, uint64_t limit_pages);
-/* What is kept outside of the members' memory counts from now on; held (NULL: nothing) may change at any time. */
-void charge_watch(struct charge *charge, const _Atomic uint64_t *held_pages);
+/* Counts from now on; the number (NULL: nothing) may change at any time. */
+void charge_watch(struct charge *charge, enum charge_held what, const _Atomic uint64_t *held_pages);
 /* Pages of usage that the keeper holds. */
-uint64_t charge_held(struct charge *charge);
+uint64_t charge_held(struct charge *charge, enum charge_held what);
 
 void charge_set_limit(struct charge *charge, uint64_t limit_pages);
 

@@ -1,0 +1,336 @@
+/*
+ * The store thread: compresses what the reclaim thread has captured and settled, or writes it to the swap file, and writes what has to leave the pool.
+ * The only one that uses the queue of writes and puts pages into the pool. On a machine with few processors it shares the work with the
+ * reclaim thread while the program waits for room.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "pager/writeback_internal.h"
+#include "platform/userfaultfd.h"
+
+#define MAX_WRITES_IN_FLIGHT 256u
+#define MAX_LEAVING 2u /* batches: the others are for what leaves the program */
+#define TURNS_TO_POOL 8u
+#define HOLES_SHARE 32u /* of the memory of a full pool; more than that is room */
+
+static void reap(struct writeback *wb, bool wait);
+
+/*
+ * A write failed. The pages of the batch are still in its buffer: those that nobody has taken back yet go to the program at once, over the
+ * limit if need be. A page that is gone meanwhile is nobody's loss.
+ */
+static void put_batch_back(struct writeback *wb, struct batch *batch)
+{
+	struct address_space *as = batch->as;
+	lock_take(&as->layout);
+	for (uint32_t i = 0; i < batch->nr_pages; i++) {
+		struct batch_page *page = &batch->pages[i];
+		shadow_entry_t entry = page->slot != NO_SLOT ? shadow_get(as->shadow, page->addr) : 0;
+		if (!entry || entry_slot(entry) != page->slot)
+			continue;
+		if (entry_state(entry) == STATE_RESIDENT) { /* taken back already; the slot has no content */
+			shadow_set(as->shadow, page->addr, (uint32_t)entry);
+			swap_put(wb->pager->swap, page->slot);
+			continue;
+		}
+		uint64_t done;
+		int r = uffd_copy(as->uffd, page->addr, batch->buffer + i * PAGE_BYTES, PAGE_BYTES, false, &done);
+		if (r == -ESRCH)
+			break;
+		if (r < 0) {
+			wb->pager->callbacks.fatal(wb->pager->callbacks.context,
+						   "the swap file failed and an evicted page could not be put back");
+			break;
+		}
+		charge_prepare_forced(wb->pager->charge, 1);
+		charge_commit(wb->pager->charge, 1);
+		shadow_set(as->shadow, page->addr, entry_make(STATE_RESIDENT, NO_SLOT, 0, 0, entry & ENTRY_PINNED));
+		swap_put(wb->pager->swap, page->slot);
+	}
+	lock_drop(&as->layout);
+}
+
+/* The pages are in the file: their entries say so, and readahead may pass over them. Copies in a fork's child find out when asked for. */
+static void mark_swapped(struct batch *batch)
+{
+	struct address_space *as = batch->as;
+	lock_take(&as->layout);
+	for (uint32_t i = 0; i < batch->nr_pages; i++) {
+		struct batch_page *page = &batch->pages[i];
+		shadow_entry_t entry = page->slot != NO_SLOT ? shadow_get(as->shadow, page->addr) : 0;
+		if (entry_state(entry) == STATE_STAGED && entry_slot(entry) == page->slot)
+			shadow_set(as->shadow, page->addr, (entry & ~ENTRY_STATE_MASK) | STATE_SWAPPED);
+	}
+	lock_drop(&as->layout);
+}
+
+/*
+ * The batch is free again. One whose write failed stays as long as other processes share content that exists nowhere else; no more pages are
+ * evicted then, so nobody misses it.
+ */
+static void release(struct writeback *wb, struct batch *batch)
+{
+	batch->is_kept = false;
+	for (uint32_t i = 0; batch->error && i < batch->nr_pages; i++) {
+		slot_t slot = batch->pages[i].slot;
+		batch->is_kept |= slot != NO_SLOT && swap_references(wb->pager->swap, slot) > 1;
+	}
+	for (uint32_t i = 0; !batch->is_kept && i < batch->nr_pages; i++)
+		if (batch->pages[i].slot != NO_SLOT)
+			swap_put(wb->pager->swap, batch->pages[i].slot);
+	if (!batch->is_kept)
+		writeback_return(wb, batch);
+}
+
+/* Written pages leave the pool; after a failed write they stay there. */
+static void finish_from_pool(struct writeback *wb, struct batch *batch)
+{
+	for (uint32_t i = 0; i < batch->nr_pages; i++) {
+		slot_t slot = batch->pages[i].slot;
+		if (slot == NO_SLOT)
+			continue;
+		if (!batch->error)
+			pool_drop(wb->pager->pool, slot);
+	}
+	batch->error = 0;
+	wb->nr_leaving--;
+}
+
+static void finish(struct writeback *wb, struct batch *batch)
+{
+	if (batch->error && !wb->failed)
+		log_error("cannot write to swap file %s: %s: no more pages are evicted", swap_path(wb->pager->swap),
+			  strerror(-batch->error));
+	wb->failed |= batch->error < 0;
+	wb->nr_unstored -= batch->nr_unstored;
+	batch->nr_unstored = 0;
+	if (!batch->as)
+		finish_from_pool(wb, batch);
+	else if (batch->error)
+		put_batch_back(wb, batch);
+	else
+		mark_swapped(batch);
+	release(wb, batch);
+}
+
+/* Writes [first, first + nr) of the batch, whose slots are contiguous. */
+static void write_run(struct writeback *wb, struct batch *batch, uint32_t first, uint32_t nr)
+{
+	while (swap_io_write(wb->io, batch->pages[first].slot, nr, batch->buffer + first * PAGE_BYTES, batch) == -EAGAIN)
+		reap(wb, true);
+	batch->writes_pending++;
+	stat_add(wb->pager->stats, swap_out, nr);
+}
+
+/*
+ * Into a full pool some batches still go (and the oldest pages leave for them), so that it does not hold for ever what nobody asks for; most go to the
+ * file at once: what comes round again in a loop would only push out what comes round sooner.
+ */
+static bool goes_to_pool(struct writeback *wb)
+{
+	struct pager *pager = wb->pager;
+	uint64_t target = atomic_load_explicit(&pager->pool_target, memory_order_relaxed);
+	if (!target)
+		return false;
+	uint64_t memory = atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed);
+	return memory < target || pool_free_memory(pager->pool) > memory / HOLES_SHARE || wb->turn++ % TURNS_TO_POOL == 0;
+}
+
+/* What fits into the pool needs no write. Its entry and the batch hold the slot as if it were in the file. */
+static void store_in_pool(struct writeback *wb, struct batch *batch)
+{
+	uint64_t stored = 0;
+	for (uint32_t i = 0; i < batch->nr_pages; i++) {
+		if (!batch->to_store[i])
+			continue;
+		batch->to_store[i] = !pool_store(wb->pager->pool, wb->compressor, batch->pages[i].slot, batch->buffer + i * PAGE_BYTES);
+		stored += !batch->to_store[i];
+	}
+	stat_add(wb->pager->stats, pool_out, stored);
+	batch->nr_unstored -= (uint32_t)stored;
+	wb->nr_unstored -= stored;
+}
+
+/* Writes what is to be stored of a captured batch, in runs of slots that follow each other. */
+static void write_batch(struct writeback *wb, struct batch *batch)
+{
+	const bool *to_store = batch->to_store;
+	batch->writes_pending = 1; /* ours, so that a reap inside the loop does not finish the batch early */
+	for (uint32_t i = 0, nr; i < batch->nr_pages; i += nr) {
+		nr = 1;
+		if (!to_store[i])
+			continue;
+		while (i + nr < batch->nr_pages && to_store[i + nr] && batch->pages[i + nr].slot == batch->pages[i].slot + nr)
+			nr++;
+		write_run(wb, batch, i, nr);
+	}
+	if (--batch->writes_pending == 0)
+		finish(wb, batch);
+}
+
+static void store_batch(struct writeback *wb, struct batch *batch)
+{
+	if (goes_to_pool(wb))
+		store_in_pool(wb, batch);
+	write_batch(wb, batch);
+}
+
+/*
+ * A batch of what has been in the pool longest. Who else can be there: a fault loads the page from the pool, or from the file when the write is done and
+ * the pool has dropped it; a slot that is given up meanwhile is kept from being used anew by the batch's reference, and what is in the
+ * pool has the content of its slot as it is in use now, because only this thread puts pages into the pool.
+ */
+static void take_from_pool(struct writeback *wb, struct batch *batch)
+{
+	struct pager *pager = wb->pager;
+	slot_t first;
+	uint32_t nr = pool_choose_leaving(pager->pool, BATCH_PAGES, &first);
+	for (uint32_t i = 0; i < nr; i++) {
+		batch->pages[i] = (struct batch_page){0};
+		batch->to_store[i] = swap_get_if_used(pager->swap, first + i);
+		if (!batch->to_store[i])
+			continue;
+		if (pool_load(pager->pool, first + i, batch->buffer + i * PAGE_BYTES)) {
+			batch->pages[i].slot = first + i;
+		} else {
+			swap_put(pager->swap, first + i);
+			batch->to_store[i] = false;
+		}
+	}
+	lock_take(&wb->lock);
+	batch->nr_pages = nr;
+	batch->state = BATCH_CAPTURED;
+	lock_drop(&wb->lock);
+}
+
+/* A pool that has grown over its share by more than a little writes its oldest pages. False: there is nothing to do, or not now. */
+static bool shrink_pool(struct writeback *wb)
+{
+	struct pager *pager = wb->pager;
+	uint64_t target = atomic_load_explicit(&pager->pool_target, memory_order_relaxed);
+	uint64_t memory = atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed);
+	uint64_t leaving = (uint64_t)wb->nr_leaving * BATCH_PAGES;
+	if (wb->failed || wb->nr_leaving == MAX_LEAVING || memory <= target + (target ? BATCH_PAGES : 0) + leaving / 2 ||
+	    pool_nr_pages(pager->pool) <= leaving)
+		return false;
+	struct batch *batch = writeback_try_take(wb, NULL);
+	if (!batch)
+		return false;
+	wb->nr_leaving++;
+	take_from_pool(wb, batch);
+	bool some = batch->nr_pages;
+	write_batch(wb, batch);
+	return some;
+}
+
+static void reap(struct writeback *wb, bool wait)
+{
+	struct swap_completion done[16];
+	int n;
+	for (uint32_t i = 0; wb->failed && i < wb->nr_batches; i++)
+		if (wb->batches[i].is_kept)
+			release(wb, &wb->batches[i]);
+	do {
+		n = swap_io_reap(wb->io, done, ARRAY_LEN(done), wait);
+		for (int i = 0; i < n; i++) {
+			struct batch *batch = done[i].token;
+			if (done[i].result < 0)
+				batch->error = done[i].result;
+			if (--batch->writes_pending == 0)
+				finish(wb, batch);
+		}
+	} while (n == (int)ARRAY_LEN(done));
+}
+
+
+void store_thread_ask(struct writeback *wb)
+{
+	uint64_t one = 1;
+	wb->requests++;
+	if (write(wb->event, &one, sizeof(one)) < 0)
+		log_debug("store: event: errno %d", errno);
+}
+
+static void wait_for_work(struct writeback *wb)
+{
+	uint64_t count;
+	struct pollfd fds[] = {{.fd = wb->event, .events = POLLIN}, {.fd = swap_io_fd(wb->io), .events = POLLIN}};
+	poll(fds, ARRAY_LEN(fds), -1);
+	if (read(wb->event, &count, sizeof(count)) < 0 && errno != EAGAIN)
+		log_debug("store: event: errno %d", errno);
+}
+
+/* Everything asked for is done. */
+static void answer(struct writeback *wb, uint64_t request)
+{
+	lock_take(&wb->lock);
+	wb->answered = request;
+	pthread_cond_broadcast(&wb->changed);
+	lock_drop(&wb->lock);
+}
+
+static struct batch *next_queued(struct writeback *wb, uint64_t *ret_request, bool *ret_stop)
+{
+	lock_take(&wb->lock);
+	struct batch *batch = wb->queue;
+	if (batch) {
+		wb->queue = batch->next_queued;
+		if (!wb->queue)
+			wb->queue_end = &wb->queue;
+	}
+	*ret_request = wb->requests;
+	*ret_stop = wb->stop;
+	lock_drop(&wb->lock);
+	return batch;
+}
+
+static void *store_thread_main(void *argument)
+{
+	struct writeback *wb = argument;
+	pthread_setname_np(pthread_self(), "mbx-store");
+	for (;;) {
+		uint64_t request;
+		bool stop;
+		struct batch *batch = next_queued(wb, &request, &stop);
+		reap(wb, false);
+		if (batch)
+			store_batch(wb, batch);
+		if (batch || shrink_pool(wb))
+			continue;
+		if (!swap_io_in_flight(wb->io)) {
+			answer(wb, request);
+			if (stop)
+				return NULL;
+		}
+		wait_for_work(wb);
+	}
+}
+
+int store_thread_start(struct writeback *wb)
+{
+	int r = swap_io_new(wb->pager->swap, MAX_WRITES_IN_FLIGHT, &wb->io);
+	if (r == 0 && !(wb->compressor = pool_compressor_new()))
+		r = -ENOMEM;
+	if (r == 0)
+		r = -pthread_create(&wb->thread, NULL, store_thread_main, wb);
+	wb->has_thread = r == 0;
+	return r;
+}
+
+void store_thread_stop(struct writeback *wb)
+{
+	if (wb->has_thread) {
+		lock_take(&wb->lock);
+		wb->stop = true;
+		store_thread_ask(wb);
+		lock_drop(&wb->lock);
+		pthread_join(wb->thread, NULL);
+	}
+	swap_io_free(wb->io);
+	pool_compressor_free(wb->compressor);
+}
