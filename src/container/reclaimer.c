@@ -289,8 +289,11 @@ static void *reclaimer_main(void *argument)
 		atomic_store(&r->kicked, false);
 		uint64_t limit = charge_limit(&r->c->charge);
 		uint64_t start = container_room(r->c, limit, clock_watermarks(limit).start);
-		if (kicked && charge_usage(&r->c->charge) + start > limit)
+		if (kicked && charge_usage(&r->c->charge) + start > limit) {
+			atomic_fetch_add(&r->c->pager.busy, 1);
 			reclaim_round(r);
+			atomic_fetch_sub(&r->c->pager.busy, 1);
+		}
 	}
 	return NULL;
 }

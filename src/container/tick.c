@@ -58,21 +58,13 @@ static uint64_t closing_distance(const struct container *c, uint64_t limit)
 	return MAX_OF(distance, MIN_OF(c->pace, limit / 6));
 }
 
-static uint32_t nr_processors(void)
-{
-	static long processors;
-	if (!processors)
-		processors = MAX_OF(sysconf(_SC_NPROCESSORS_ONLN), 1);
-	return (uint32_t)processors;
-}
-
 /*
  * Many tasks for each processor (a hundred containers at once): the programs go slowly, so looking at them less often sees as much; and to go first
  * would only keep the processors from those that are waited for.
  */
 static void adapt_to_crowd(struct container *c, uint32_t runnable)
 {
-	c->crowd = MAX_OF(runnable / nr_processors(), 1);
+	c->crowd = MAX_OF(runnable / scheduling_nr_processors(), 1);
 	bool is_crowded = c->is_crowded ? c->crowd > CROWD / 2 : c->crowd >= CROWD;
 	if (is_crowded == c->is_crowded)
 		return;
@@ -207,7 +199,7 @@ static uint64_t tick_frozen(struct container *c, uint64_t usage)
 static uint64_t least_interval(const struct container *c)
 {
 	bool is_calm = c->closed && c->pace < CALM_PACE && c->members.nr < CROWD;
-	return MAX_OF(MIN_INTERVAL_NS * c->crowd, is_calm ? CALM_INTERVAL_NS / nr_processors() : 0);
+	return MAX_OF(MIN_INTERVAL_NS * c->crowd, is_calm ? CALM_INTERVAL_NS / scheduling_nr_processors() : 0);
 }
 
 static uint64_t next_interval(struct container *c, uint64_t usage)

@@ -15,8 +15,10 @@
 #include "inject/ring.h"
 #include "inject/tracee.h"
 #include "platform/process.h"
+#include "platform/scheduling.h"
 
 #define SPIN_NS 50000
+#define SPIN_PROCESSORS 4 /* with fewer the agent may need the one that spins */
 #define SPIN_PAUSES 32 /* between two looks at the clock */
 #define NAP_MIN_NS 1000000
 #define NAP_MAX_NS 20000000
@@ -43,7 +45,7 @@ static void ring_doorbell(const struct agent *agent)
 
 static bool spin_until_done(const struct agent *agent)
 {
-	uint64_t deadline = now_ns() + SPIN_NS;
+	uint64_t deadline = now_ns() + (scheduling_nr_processors() >= SPIN_PROCESSORS ? SPIN_NS : 0);
 
 	do {
 		for (int i = 0; i < SPIN_PAUSES; i++) {

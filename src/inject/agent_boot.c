@@ -18,6 +18,7 @@
 #include "inject/ring.h"
 #include "inject/tracee.h"
 #include "platform/process.h"
+#include "platform/scheduling.h"
 #include "platform/userfaultfd.h"
 
 
@@ -30,6 +31,7 @@
 #define REGION_SPACING (UINT64_C(64) << 20)
 #define STACK_BYTES (4 * PAGE_BYTES)
 #define AGENT_SPIN_US 60
+#define AGENT_SPIN_PROCESSORS 4 /* with fewer somebody else needs the one that spins */
 #define BOOT_TIMEOUT_MS 5000
 #define MAX_SIBLINGS 256 /* children of the reaper in which the agent is looked for first */
 #define DEATH_TIMEOUT_MS 2000
@@ -159,7 +161,7 @@ static void fill_boot_page(struct birth *birth)
 	struct agent_boot *boot = &birth->boot;
 
 	_Static_assert(sizeof(*boot) <= PAGE_BYTES, "one page");
-	boot->spin_loops = pauses_in(AGENT_SPIN_US);
+	boot->spin_loops = pauses_in(scheduling_nr_processors() >= AGENT_SPIN_PROCESSORS ? AGENT_SPIN_US : 1);
 	boot->has_device = birth->device >= 0;
 	boot->has_inherited = birth->params->inherited_uffd >= 0;
 	strcpy(boot->name, "membox-agent");

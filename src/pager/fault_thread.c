@@ -220,6 +220,12 @@ static void reopen_io(struct fault_thread *thread)
 	sem_post(&thread->reopened);
 }
 
+/* Not where somebody could use the processor: the program, or those who make room for it. To be woken is fast when no processor sleeps. */
+static bool may_spin(const struct fault_thread *thread)
+{
+	return scheduling_nr_processors() > 1 + atomic_load_explicit(&thread->pager->busy, memory_order_relaxed);
+}
+
 static void *fault_thread_main(void *argument)
 {
 	struct fault_thread *thread = argument;
@@ -241,7 +247,7 @@ static void *fault_thread_main(void *argument)
 			continue;
 		}
 		bool loading = fault_has_loads(&thread->context);
-		if (now - last_work > (loading ? SPIN_LOADS_NS : SPIN_NS)) {
+		if (now - last_work > (loading ? SPIN_LOADS_NS : SPIN_NS) || !may_spin(thread)) {
 			bool waiting = thread->nr_deferred || loading;
 			if (look_around(thread, waiting ? RETRY_MS : -1))
 				last_work = now_ns();

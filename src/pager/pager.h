@@ -46,6 +46,7 @@ struct pager {
 	struct fault_thread *threads[PAGER_MAX_FAULT_THREADS];
 	uint32_t nr_threads, next_thread;
 	_Atomic uint64_t evicted;  /* pages ever; the clock of refault distances */
+	_Atomic uint32_t busy;     /* threads that evict, compress or write just now */
 	_Atomic uint32_t dry_seq;  /* raised when reclaim has found nothing more to take: waiting faults go on regardless */
 };
 

@@ -293,6 +293,7 @@ static void *store_thread_main(void *argument)
 {
 	struct writeback *wb = argument;
 	pthread_setname_np(pthread_self(), "mbx-store");
+	atomic_fetch_add(&wb->pager->busy, 1);
 	for (;;) {
 		uint64_t request;
 		bool stop;
@@ -305,10 +306,14 @@ static void *store_thread_main(void *argument)
 		if (!swap_io_in_flight(wb->io)) {
 			answer(wb, request);
 			if (stop)
-				return NULL;
+				break;
 		}
+		atomic_fetch_sub(&wb->pager->busy, 1);
 		wait_for_work(wb);
+		atomic_fetch_add(&wb->pager->busy, 1);
 	}
+	atomic_fetch_sub(&wb->pager->busy, 1);
+	return NULL;
 }
 
 int store_thread_start(struct writeback *wb)

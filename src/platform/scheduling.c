@@ -1,6 +1,7 @@
 #include "platform/scheduling.h"
 
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -41,6 +42,19 @@ void scheduling_prefer_latency(void)
 		return;
 	attributes.nice = getpriority(PRIO_PROCESS, 0);
 	syscall(SYS_sched_setattr, 0, &attributes, 0);
+}
+
+uint32_t scheduling_nr_processors(void)
+{
+	static _Atomic uint32_t known;
+	uint32_t nr = atomic_load_explicit(&known, memory_order_relaxed);
+	cpu_set_t set;
+	if (nr)
+		return nr;
+	nr = sched_getaffinity(0, sizeof(set), &set) == 0 ? (uint32_t)CPU_COUNT(&set) : (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
+	nr = nr ? nr : 1;
+	atomic_store_explicit(&known, nr, memory_order_relaxed);
+	return nr;
 }
 
 void scheduling_stand_in_line(void)

@@ -1,11 +1,16 @@
 /* How soon the keeper's threads run when they are woken. */
 #pragma once
 
+#include <stdint.h>
+
 /*
  * Asks for a short time slice (sched_setattr(2): sched_runtime of a SCHED_OTHER task, Linux 6.12) and, where the right exists, a better nice
  * value, for the calling thread: it works little and is waited for. Silently without effect where the kernel does not offer it.
  */
 void scheduling_prefer_latency(void);
+
+/* Processors that this process may use; asked for once. */
+uint32_t scheduling_nr_processors(void);
 
 /* The calling thread runs as soon as it wakes up, whoever runs there; as above where that is not allowed. */
 void scheduling_preempt(void);
