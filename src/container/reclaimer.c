@@ -22,7 +22,7 @@
 #define MAX_MEMBERS 4096
 #define FILE_INTERVAL_NS 100000000ull /* between two rounds over the file pages, unless nothing else is left */
 #define IDLE_MS 100
-#define POOL_AUTO_PERCENT 60 /* of the memory that the container may have */
+#define POOL_AUTO_PERCENT 80 /* of the memory that the container may have */
 #define POOL_MAX_PERCENT 90  /* the program needs some pages in memory to go on at all */
 
 struct reclaimer {
@@ -280,7 +280,7 @@ static void *reclaimer_main(void *argument)
 	struct reclaimer *r = argument;
 	uint64_t count;
 	pthread_setname_np(pthread_self(), "mbx-reclaim");
-	scheduling_prefer_latency();
+	scheduling_give_way();
 	while (!atomic_load(&r->stop)) {
 		struct pollfd wait = {.fd = r->event, .events = POLLIN};
 		bool kicked = poll(&wait, 1, IDLE_MS) > 0;

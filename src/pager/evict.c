@@ -28,6 +28,7 @@
 #include "pager/writeback.h"
 #include "platform/pagemap.h"
 #include "platform/process.h"
+#include "platform/scheduling.h"
 #include "platform/userfaultfd.h"
 #include "reclaim/clock.h"
 
@@ -573,6 +574,7 @@ static void transact(struct transaction *t, struct evict_result *result)
 {
 	struct address_space *as = t->as;
 	take_slots(t);
+	scheduling_prefer_latency(); /* faults wait for the lock */
 	lock_take(&as->layout);
 	int r = move_out(t);
 	if (r > 0)
@@ -581,6 +583,7 @@ static void transact(struct transaction *t, struct evict_result *result)
 	if (result->dry)
 		as->revolutions_idle = 0;
 	lock_drop(&as->layout);
+	scheduling_give_way();
 	give_unused_slots_back(t);
 	result->no_slots = t->no_slots;
 	result->removed = t->removed;

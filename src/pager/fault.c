@@ -341,8 +341,11 @@ static uint32_t gather_from_pool(struct fault_context *context, const struct add
 	return n;
 }
 
-/* The pages have left the pool: it would hold them twice. */
-static void record_from_pool(struct fault_context *context, const struct fault *fault, remote_addr_t start, uint32_t nr)
+/*
+ * As a rule the pages leave the pool, which would hold them twice. Those of a sequential reader stay there too: it has seen them for the last time when
+ * it is through, and then they leave memory without being compressed once more.
+ */
+static void record_from_pool(struct fault_context *context, const struct fault *fault, remote_addr_t start, uint32_t nr, bool keep)
 {
 	struct address_space *as = fault->as;
 	for (uint32_t i = 0; i < nr; i++) {
@@ -352,20 +355,21 @@ static void record_from_pool(struct fault_context *context, const struct fault *
 		unsigned age = asked ? clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager)) : 0;
 		uint8_t epoch = (uint8_t)(fill_epoch(as) + (asked ? 0 : NOT_RECENT));
 		uint64_t flags = (entry & ENTRY_PINNED) | (fault->write ? 0 : ENTRY_ARMED);
-		swap_put(context->pager->swap, entry_slot(entry));
-		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, NO_SLOT, age, epoch, flags));
+		if (!keep)
+			swap_put(context->pager->swap, entry_slot(entry));
+		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, keep ? entry_slot(entry) : NO_SLOT, age, epoch, flags));
 	}
 	stat_add(context->pager->stats, pool_in, nr);
 }
 
 /* 0: all n pages are in; else why the rest is not. *used counts what was charged. */
 static int put_in_from_pool(struct fault_context *context, const struct fault *fault, remote_addr_t start, const uint8_t *content, uint32_t n,
-			    uint64_t *used)
+			    bool keep, uint64_t *used)
 {
 	uint64_t done;
 	int r = uffd_copy(fault->as->uffd, start, content, (uint64_t)n * PAGE_BYTES, !fault->write, &done);
 	uint32_t pages = (uint32_t)(done / PAGE_BYTES);
-	record_from_pool(context, fault, start, pages);
+	record_from_pool(context, fault, start, pages, keep);
 	charge_commit(context->pager->charge, pages);
 	*used += pages;
 	return pages == n ? 0 : r;
@@ -378,6 +382,7 @@ static int put_in_from_pool(struct fault_context *context, const struct fault *f
 static enum fault_result fill_from_pool(struct fault_context *context, struct fault *fault, struct window window, uint64_t granted)
 {
 	struct address_space *as = fault->as;
+	bool keep = window.pages > 1 && !fault->write;
 	uint64_t used = 0;
 	uint32_t filled = 0;
 	int error = 0;
@@ -388,7 +393,7 @@ static enum fault_result fill_from_pool(struct fault_context *context, struct fa
 		uint32_t n = gather_from_pool(context, as, page, window.down, (uint32_t)MIN_OF(granted - filled, POOL_CHUNK_PAGES), &start, &content);
 		if (!n)
 			break;
-		error = put_in_from_pool(context, fault, start, content, n, &used);
+		error = put_in_from_pool(context, fault, start, content, n, keep, &used);
 		if (!error)
 			filled += n;
 	}
@@ -396,7 +401,7 @@ static enum fault_result fill_from_pool(struct fault_context *context, struct fa
 		remote_addr_t start; /* something is in the way in the window: the page alone */
 		uint8_t *content;
 		if (gather_from_pool(context, as, fault->page, window.down, 1, &start, &content))
-			error = put_in_from_pool(context, fault, start, content, 1, &used);
+			error = put_in_from_pool(context, fault, start, content, 1, keep, &used);
 	}
 	charge_cancel(context->pager->charge, granted - used);
 	as->fills += used > 0;
@@ -562,7 +567,7 @@ static uint32_t bring_back_pooled(struct fault_context *context, struct address_
 	if (!prepare_one(context, as))
 		return 0;
 	if (gather_from_pool(context, as, page, false, 1, &start, &content))
-		error = put_in_from_pool(context, &nobody, page, content, 1, &used);
+		error = put_in_from_pool(context, &nobody, page, content, 1, false, &used);
 	charge_cancel(context->pager->charge, 1 - used);
 	return settle_brought_back(context, as, page, error);
 }

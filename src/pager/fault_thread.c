@@ -17,6 +17,9 @@
 #include "platform/userfaultfd.h"
 
 #define SPIN_NS 100000ull        /* after the last piece of work, before sleeping: the program needs 40 us to wake up and fault again */
+#define SPIN_GAPS 3               /* where others could use the processor: not longer than this many times what the next fault takes to come ... */
+#define SPIN_LEAST_NS 20000ull
+#define SHORT_GAP_NS 40000ull     /* ... and only where faults follow each other closely, as in random access */
 #define SPIN_LOADS_NS 300000ull  /* the same while a read is under way: most take 40 to 80 us, and to be woken takes 30 */
 #define RETRY_MS 1               /* while faults wait for something that no descriptor announces */
 #define MESSAGES_AT_ONCE 16
@@ -40,6 +43,7 @@ struct fault_thread {
 	uint32_t nr_deferred, deferred_capacity;
 	struct address_space *hot[MAX_HOT];
 	uint32_t next_hot;
+	uint64_t gap_ns; /* see note_gap */
 };
 
 static uint64_t now_ns(void)
@@ -220,10 +224,25 @@ static void reopen_io(struct fault_thread *thread)
 	sem_post(&thread->reopened);
 }
 
-/* Not where somebody could use the processor: the program, or those who make room for it. To be woken is fast when no processor sleeps. */
-static bool may_spin(const struct fault_thread *thread)
+/* Somebody could use the processor: the program, or those who make room for it. */
+static bool is_in_the_way(const struct fault_thread *thread)
 {
-	return scheduling_nr_processors() > 1 + atomic_load_explicit(&thread->pager->busy, memory_order_relaxed);
+	return scheduling_nr_processors() <= 1 + atomic_load_explicit(&thread->pager->busy, memory_order_relaxed);
+}
+
+static uint64_t spin_ns(const struct fault_thread *thread, bool loading)
+{
+	if (loading)
+		return SPIN_LOADS_NS;
+	if (!is_in_the_way(thread))
+		return SPIN_NS;
+	return thread->gap_ns < SHORT_GAP_NS ? MAX_OF(thread->gap_ns * SPIN_GAPS, SPIN_LEAST_NS) : 0;
+}
+
+/* How long after the last work the next came: a moving average of what is not longer than a spin. */
+static void note_gap(struct fault_thread *thread, uint64_t ns)
+{
+	thread->gap_ns = thread->gap_ns - thread->gap_ns / 8 + MIN_OF(ns, SPIN_NS) / 8;
 }
 
 static void *fault_thread_main(void *argument)
@@ -243,14 +262,18 @@ static void *fault_thread_main(void *argument)
 			work += look_around(thread, 0);
 		uint64_t now = now_ns();
 		if (work) {
+			note_gap(thread, now - last_work);
 			last_work = now;
 			continue;
 		}
 		bool loading = fault_has_loads(&thread->context);
-		if (now - last_work > (loading ? SPIN_LOADS_NS : SPIN_NS) || !may_spin(thread)) {
+		if (now - last_work > spin_ns(thread, loading)) {
 			bool waiting = thread->nr_deferred || loading;
-			if (look_around(thread, waiting ? RETRY_MS : -1))
-				last_work = now_ns();
+			if (look_around(thread, waiting ? RETRY_MS : -1)) {
+				now = now_ns();
+				note_gap(thread, now - last_work);
+				last_work = now;
+			}
 		}
 	}
 	return NULL;

@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "pager/writeback_internal.h"
+#include "platform/scheduling.h"
 #include "platform/userfaultfd.h"
 
 #define MAX_WRITES_IN_FLIGHT 256u
@@ -293,6 +294,7 @@ static void *store_thread_main(void *argument)
 {
 	struct writeback *wb = argument;
 	pthread_setname_np(pthread_self(), "mbx-store");
+	scheduling_give_way();
 	atomic_fetch_add(&wb->pager->busy, 1);
 	for (;;) {
 		uint64_t request;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #define SLICE_NS 100000ull /* the shortest the kernel grants */
+#define LONG_SLICE_NS 50000000ull
 #define KEEPER_NICE (-10)
 #ifndef SCHED_FLAG_RESET_ON_FORK
 #define SCHED_FLAG_RESET_ON_FORK 1
@@ -41,6 +42,12 @@ void scheduling_prefer_latency(void)
 	if (syscall(SYS_sched_setattr, 0, &attributes, 0) == 0)
 		return;
 	attributes.nice = getpriority(PRIO_PROCESS, 0);
+	syscall(SYS_sched_setattr, 0, &attributes, 0);
+}
+
+void scheduling_give_way(void)
+{
+	struct sched_attributes attributes = {.size = sizeof(attributes), .runtime = LONG_SLICE_NS};
 	syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
