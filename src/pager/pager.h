@@ -47,6 +47,7 @@ struct pager {
 	uint32_t nr_threads, next_thread;
 	_Atomic uint64_t evicted;  /* pages ever; the clock of refault distances */
 	_Atomic uint32_t busy;     /* threads that evict, compress or write just now */
+	_Atomic bool starving;     /* a fault waits for room: set by it, cleared when reclaim has made enough */
 	_Atomic uint32_t dry_seq;  /* raised when reclaim has found nothing more to take: waiting faults go on regardless */
 };
 

@@ -5,6 +5,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 #define NR_CLASSES (PAGE_BYTES / BLOCK_UNIT + 1)
 #define MAX_OBJECTS (BLOCK_BYTES / BLOCK_UNIT)
 #define BLOCKS_AT_ONCE 32u /* mapped in one go */
@@ -100,6 +104,8 @@ static uint32_t begin_block(struct block_store *store, uint32_t class)
 		return NO_BLOCK;
 	store->free = block->next;
 	store->nr_resident_free -= block->is_resident;
+	if (!block->is_resident)
+		madvise(block->data, BLOCK_BYTES, MADV_POPULATE_WRITE); /* one call instead of a fault for each page */
 	block->is_resident = false;
 	block->class = (uint16_t)class;
 	block->nr_objects = (uint16_t)nr_objects;
