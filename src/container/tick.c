@@ -15,7 +15,7 @@
 
 #define FASTEST_PAGES_PER_US 16      /* 64 GB/s; file pages in the page cache are mapped at half of that, new memory takes longer */
 #define MIN_INTERVAL_NS 200000ull
-#define CALM_INTERVAL_NS 2000000ull /* for all processors together, while nothing comes unasked: a look costs the program 40 us */
+#define CALM_INTERVAL_NS 3000000ull /* for all processors together, while nothing comes unasked: a look costs the program 40 us */
 #define CALM_PACE 64                /* pages */
 #define MAX_INTERVAL_NS 50000000ull
 #define FROZEN_INTERVAL_NS 5000000ull

@@ -9,8 +9,8 @@
  *     4 look at the staging ranges: PRESENT there means moved, whatever the ioctl said
  *     5 record the slots (STAGED); from now on a fault finds the page through the batch
  *   outside the lock
- *     6 read stage 2 into the batch; the agent discards stage 2 during 7
- *     7 checksum, settle zero and clean pages
+ *     6 read stage 2 into the batch and checksum it; the agent discards stage 2 during 7
+ *     7 settle zero and clean pages
  *     8 uncharge: the pages are gone from the program's memory just now, so that a sample of it does not miss them by much
  *     9 compress or write
  *
@@ -36,6 +36,7 @@
 #define MAX_LOOK 1024            /* pages in one look at the page tables */
 #define MAX_LOOKED_AT 16384      /* resident pages passed by in one transaction */
 #define IDLE_REVOLUTIONS 5       /* one more than the highest age: then every page has been passed at age 0 */
+#define READ_PAGES 16             /* read and checksummed together, while they are in the processor's cache */
 #define MAX_BUSY_PAGES 256       /* pages whose sharing is broken in one go */
 #define SHARED_AGE 1u            /* a page that several processes share is worth more than a page of one */
 
@@ -453,12 +454,13 @@ static int capture(struct transaction *t)
 		nr = 1;
 		if (batch->pages[i].slot == NO_SLOT)
 			continue;
-		while (i + nr < batch->nr_pages && batch->pages[i + nr].slot != NO_SLOT)
+		while (nr < READ_PAGES && i + nr < batch->nr_pages && batch->pages[i + nr].slot != NO_SLOT)
 			nr++;
 		int r = process_read(as->agent->pid, as->agent->stage2 + (uint64_t)i * PAGE_BYTES, batch->buffer + i * PAGE_BYTES,
 				     (size_t)nr * PAGE_BYTES);
 		if (r < 0)
 			return r;
+		writeback_look_at(as->pager->writeback, batch, i, nr);
 	}
 	struct agent_op discard = {
 		.opcode = AGENT_DISCARD, .dst = as->agent->stage2, .len = (uint64_t)batch->nr_pages * PAGE_BYTES};

@@ -186,6 +186,15 @@ static enum page_state settled_state(struct writeback *wb, slot_t old_slot)
 	return writeback_has(wb, old_slot) ? STATE_STAGED : STATE_SWAPPED;
 }
 
+void writeback_look_at(struct writeback *wb, struct batch *batch, uint32_t first, uint32_t nr)
+{
+	for (uint32_t i = first; i < first + nr; i++) {
+		const uint8_t *content = batch->buffer + i * PAGE_BYTES;
+		batch->pages[i].is_zero = page_is_zero(content);
+		swap_set_checksum(wb->pager->swap, batch->pages[i].slot, swap_page_checksum(wb->pager->swap, content));
+	}
+}
+
 static struct stored *stored_place(const struct writeback *wb, remote_addr_t addr, uint64_t checksum)
 {
 	return wb->stored ? &wb->stored[(checksum ^ addr >> PAGE_SHIFT) % NR_STORED] : NULL;
@@ -222,10 +231,9 @@ static bool settle_page(struct writeback *wb, struct batch *batch, uint32_t inde
 	struct batch_page *page = &batch->pages[index];
 	struct swap *swap = wb->pager->swap;
 	const uint8_t *content = batch->buffer + index * PAGE_BYTES;
-	uint64_t checksum = swap_page_checksum(swap, content);
+	uint64_t checksum = swap_checksum(swap, page->slot);
 	bool settled = false;
-	swap_set_checksum(swap, page->slot, checksum);
-	if (page_is_zero(content)) {
+	if (page->is_zero) {
 		settled = settle_without_write(wb, batch, page, entry_make(STATE_ZERO, NO_SLOT, 0, 0, 0));
 		if (settled)
 			stat_add(wb->pager->stats, zero_drops, 1);

@@ -26,6 +26,7 @@ enum batch_state {
 struct batch_page {
 	remote_addr_t addr;
 	slot_t slot;     /* the new slot, with a reference of the batch's own (it must not be used anew while its write is in flight); NO_SLOT: settled */
+	bool is_zero;
 	slot_t old_slot; /* held an equal copy when the page was last filled; the batch holds a reference, or NO_SLOT */
 };
 
@@ -60,8 +61,11 @@ void writeback_return(struct writeback *wb, struct batch *batch);
 /* Reclaim thread. The buffer is complete: faults may be served from it from now on. */
 void writeback_captured(struct writeback *wb, struct batch *batch);
 
+/* Reclaim thread. The content of some pages is in the buffer: takes their checksums. */
+void writeback_look_at(struct writeback *wb, struct batch *batch, uint32_t first, uint32_t nr);
+
 /*
- * Reclaim thread. Checksums the pages; those that are all zero, equal to their old slot, or just stored for a process that shared them by fork are
+ * Reclaim thread. Of the pages that have been looked at those that are all zero, equal to their old slot, or just stored for a process that shared them by fork are
  * settled: nothing is to be done with them.
  */
 void writeback_settle(struct writeback *wb, struct batch *batch);
