@@ -40,6 +40,24 @@ bool pidfd_has_exited(int pidfd)
 	return poll(&p, 1, 0) == 1 && p.revents;
 }
 
+/* That it could not be asked (no descriptor, no memory to be had) says nothing. */
+static bool means_gone(int error)
+{
+	return error < 0 && error != -EMFILE && error != -ENFILE && error != -ENOMEM;
+}
+
+bool process_has_ended(pid_t pid)
+{
+	struct process_info info;
+	int pidfd = pidfd_open_process(pid);
+
+	if (pidfd < 0)
+		return means_gone(pidfd);
+	bool ended = pidfd_has_exited(pidfd);
+	close(pidfd);
+	return ended || means_gone(process_info_read(pid, &info));
+}
+
 pid_t pidfd_process(int pidfd)
 {
 	char path[48], line[128];

@@ -6,6 +6,7 @@
 int pidfd_open_process(pid_t pid);                /* pidfd_open(2), close-on-exec */
 int pidfd_take_fd(int pidfd, int target_fd);      /* pidfd_getfd(2) */
 int pidfd_kill(int pidfd, int signal);            /* pidfd_send_signal(2) */
+bool process_has_ended(pid_t pid);                /* as a whole, or there is none; false when it cannot be asked */
 pid_t pidfd_process(int pidfd);                   /* whom it names, for us; -ESRCH: reaped, or no pidfd */
 bool pidfd_has_exited(int pidfd);                 /* whole thread group is dead (zombie or reaped) */
 
