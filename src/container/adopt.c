@@ -83,8 +83,12 @@ int container_adopt_held(struct container *c, struct member *member, struct worl
 	struct address_space *as = NULL;
 	const char *what = "finding out about its memory";
 	uint64_t begin = container_now_ns();
+	int r = process_check_owner(member->pid);
+	if (r < 0) { /* CAP_SYS_PTRACE is membox's, not the user's who has the swap file */
+		refuse(c, member, r, "it has other rights than the user who has started membox");
+		return r;
+	}
 	struct address_space *inherited = find_inherited(c, member->pid);
-	int r;
 	/* A child that is not matched yet (its FORK event or one of its own is being worked on) is asked again at the next tick. */
 	if (!inherited && address_space_is_inherited(member->pid))
 		r = -EBUSY;

@@ -22,6 +22,12 @@ struct remote_range {
 /* Gathers up to 1024 ranges into one buffer; returns 0 or -errno (-EFAULT when a part could not be read). */
 int process_gather(pid_t pid, const struct remote_range *ranges, uint32_t nr_ranges, void *dst, size_t len);
 
+/*
+ * 0: the user may do as it likes with the process, whatever capabilities we have; -EPERM: it is another user's, or has rights that the user has not
+ * (set-user-id, file capabilities) or has forbidden to be looked at: its files in /proc are not the user's. Root may always. Or -errno.
+ */
+int process_check_owner(pid_t pid);
+
 /* 1: both share one address space; 0: not; -errno. */
 int process_same_memory(pid_t a, pid_t b);
 
