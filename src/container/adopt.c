@@ -83,8 +83,12 @@ int container_adopt_held(struct container *c, struct member *member, struct worl
 	struct address_space *as = NULL;
 	const char *what = "finding out about its memory";
 	uint64_t begin = container_now_ns();
+	int r = process_check_owner(member->pid);
+	if (r < 0) { /* CAP_SYS_PTRACE is membox's, not the user's who has the swap file */
+		refuse(c, member, r, "it has other rights than the user who has started membox");
+		return r;
+	}
 	struct address_space *inherited = find_inherited(c, member->pid);
-	int r;
 	/* A child that is not matched yet (its FORK event or one of its own is being worked on) is asked again at the next tick. */
 	if (!inherited && address_space_is_inherited(member->pid))
 		r = -EBUSY;
@@ -131,36 +135,17 @@ void container_forget_space(struct container *c, struct address_space *as)
 	address_space_put(as);
 }
 
-/* That it could not be asked (no descriptor, no memory to be had) says nothing. */
-static bool means_gone(int error)
-{
-	return error < 0 && error != -EMFILE && error != -ENFILE && error != -ENOMEM;
-}
-
-static bool whole_process_has_ended(pid_t pid)
-{
-	struct process_info info;
-	int pidfd = pidfd_open_process(pid);
-	if (pidfd < 0)
-		return means_gone(pidfd);
-	bool ended = pidfd_has_exited(pidfd);
-	close(pidfd);
-	return ended || means_gone(process_info_read(pid, &info));
-}
-
 /*
- * Is this memory gone, by exit of the whole process or by exec? Only then may its userfaultfd be closed. The leader of a process whose
- * other threads go on is a zombie without memory: that is neither.
+ * Has the process that was adopted let go of this memory, by its end or by exec? The leader of a process whose other threads go on is a zombie
+ * without memory: that is neither.
  */
-static bool is_gone(struct container *c, struct address_space *as)
+static bool has_left_memory(struct container *c, const struct address_space *as)
 {
 	struct process_info info;
-	if (!as->agent)
-		return atomic_load(&as->dead) || address_space_child_is_gone(as);
-	if (whole_process_has_ended(as->pid))
+	if (process_has_ended(as->pid))
 		return true;
 	if (pidfd_has_exited(as->agent->pidfd)) {
-		if (whole_process_has_ended(as->pid))
+		if (process_has_ended(as->pid))
 			return true;
 		if (as->released)
 			return false;
@@ -176,12 +161,36 @@ static bool is_gone(struct container *c, struct address_space *as)
 	return process_same_memory(as->pid, as->agent->pid) == 0 && process_has_memory(as->pid) && process_has_memory(as->agent->pid);
 }
 
+/*
+ * The memory may be another process's too (clone with CLONE_VM): the address space stays like that of a forked child that was not found yet, which
+ * it is when it is adopted next. Without such a process the memory ends with the agent.
+ */
+static void abandon_space(struct container *c, struct address_space *as)
+{
+	for (uint32_t i = 0; i < c->members.nr; i++) {
+		struct member *member = &c->members.items[i];
+		if (member->as != as)
+			continue;
+		member->as = NULL;
+		as->oom_killed |= member->oom_killed;
+	}
+	address_space_abandon(as);
+}
+
+/* Only then may its userfaultfd be closed. */
+static bool is_gone(struct address_space *as)
+{
+	return !as->agent && (atomic_load(&as->dead) || address_space_child_is_gone(as));
+}
+
 void container_upkeep(struct container *c)
 {
 	take_newborn(c);
 	for (struct address_space *as = c->spaces, *next; as; as = next) {
 		next = as->next;
-		if (is_gone(c, as))
+		if (as->agent && has_left_memory(c, as))
+			abandon_space(c, as);
+		if (is_gone(as))
 			container_forget_space(c, as);
 	}
 }
@@ -190,5 +199,5 @@ void container_member_gone(struct member *member, void *context)
 {
 	struct container *c = context;
 	if (member->as)
-		container_forget_space(c, member->as);
+		abandon_space(c, member->as);
 }

@@ -106,12 +106,10 @@ static int check_is_free(pid_t pid, bool may_leave, struct refusal *refusal)
 
 static int check_owner(pid_t pid, struct refusal *refusal)
 {
-	long uid;
-	if (process_status_number(pid, "Uid", &uid) < 0)
-		return refuse(refusal, -ESRCH, "there is no such process");
-	if (geteuid() && (uid_t)uid != geteuid())
-		return refuse(refusal, -EPERM, "it belongs to another user");
-	return 0;
+	int r = process_check_owner(pid);
+	if (r == -EPERM)
+		return refuse(refusal, r, "it belongs to another user, or has rights of its own (set-user-id, capabilities)");
+	return r < 0 ? refuse(refusal, -ESRCH, "there is no such process") : 0;
 }
 
 /* The agent's code is of our own kind. */

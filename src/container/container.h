@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 
+#include "container/backstop.h"
 #include "container/isolate.h"
 #include "container/members.h"
 #include "container/run.h"
@@ -51,6 +52,7 @@ struct container {
 	_Atomic bool swap_leaves; /* swapoff is under way: nothing is evicted */
 	_Atomic uint64_t pool_most; /* bytes that the pool may take, or POOL_AUTO */
 	struct members members;
+	struct backstop backstop;   /* container thread */
 	struct isolation isolation; /* init 0: there is none (any more) */
 
 	struct lock spaces_lock; /* LOCK_CONTAINER + nothing else held: the list of adopted address spaces */

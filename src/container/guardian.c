@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "container/backstop.h"
 #include "platform/process.h"
 #include "platform/userfaultfd.h"
 
@@ -150,15 +151,19 @@ static _Noreturn void guardian_main(const struct run_config *config, struct swap
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	struct backstop backstop = {0};
+	if (!config->attach)
+		backstop_create(&backstop, config->name, config->limit_bytes);
 	pid_t keeper = fork_sharing_files();
 	if (keeper == 0) {
-		keeper_main(config, swap, start, channel);
+		keeper_main(config, swap, &backstop, start, channel);
 		_exit(0);
 	}
 	prctl(PR_SET_NAME, GUARDIAN_NAME);
 	if (keeper < 0) {
 		struct report failed = {REPORT_FAILED, errno};
 		log_error("cannot start the keeper: errno %d", errno);
+		backstop_remove(&backstop);
 		send(channel, &failed, sizeof(failed), MSG_NOSIGNAL);
 		_exit(125);
 	}
@@ -173,6 +178,7 @@ static _Noreturn void guardian_main(const struct run_config *config, struct swap
 		if (config->detach && config->swap_is_default) /* else the front does it */
 			unlink(config->swap_path);
 	}
+	backstop_remove(&backstop); /* also when an agent was still ending when the keeper did so */
 	_exit(0);
 }
 

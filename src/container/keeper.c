@@ -93,8 +93,10 @@ static void leave_session_of_user(void)
 }
 
 /* In the new process: the user's signal mask, nothing else of membox (every descriptor is close-on-exec). */
-static _Noreturn void exec_program(const struct run_config *config, const struct start_state *start, int failure)
+static _Noreturn void exec_program(const struct container *c, const struct start_state *start, int failure)
 {
+	const struct run_config *config = c->config;
+	backstop_enter(&c->backstop);
 	sigprocmask(SIG_SETMASK, &start->mask, NULL);
 	if (config->detach)
 		leave_session_of_user();
@@ -125,7 +127,7 @@ static struct report start_program(struct container *c, const struct start_state
 		return (struct report){REPORT_FAILED, 0};
 	pid_t pid = fork_program(c);
 	if (pid == 0)
-		exec_program(c->config, start, failure[1]);
+		exec_program(c, start, failure[1]);
 	close(failure[1]);
 	if (pid > 0 && read(failure[0], &error, sizeof(error)) == (ssize_t)sizeof(error)) {
 		waitpid(pid, NULL, 0);
@@ -290,7 +292,7 @@ static void serve(struct keeper *k)
 	say_why(k);
 }
 
-static int prepare(struct keeper *k, const struct run_config *config, struct swap *swap)
+static int prepare(struct keeper *k, const struct run_config *config, struct swap *swap, const struct backstop *backstop)
 {
 	struct container *c = &k->container;
 	sigset_t mask;
@@ -298,6 +300,7 @@ static int prepare(struct keeper *k, const struct run_config *config, struct swa
 	sigaddset(&mask, SIGCHLD);
 	c->config = config;
 	c->swap = swap;
+	c->backstop = *backstop;
 	c->swap_is_default = config->swap_is_default;
 	c->isolation = (struct isolation){.lifeline = -1, .proc = -1};
 	c->crowd = 1;
@@ -356,6 +359,10 @@ static void shut_down(struct keeper *k)
 	isolate_release(&c->isolation);
 	members_release(&c->members);
 	free(steal_pointer(c->oom_report));
+	uint64_t killed = backstop_remove(&c->backstop);
+	if (killed)
+		log_error("the kernel has killed %llu processes of container %s: they had outrun its limit by far", (unsigned long long)killed,
+			  c->config->name);
 	if (c->swap && log_debug_is_wanted() && !swap_check(c->swap)) /* looks at every cluster that could be */
 		log_debug("keeper: the books of the swap file do not balance");
 	if (c->swap && swap_used_slots(c->swap))
@@ -364,20 +371,23 @@ static void shut_down(struct keeper *k)
 		swap_close(c->swap, c->swap_is_default);
 }
 
-void keeper_main(const struct run_config *config, struct swap *swap, const struct start_state *start, int channel)
+void keeper_main(const struct run_config *config, struct swap *swap, const struct backstop *backstop, const struct start_state *start, int channel)
 {
 	static struct keeper keeper;
 	struct keeper *k = &keeper;
 	k->channel = channel;
 	k->container.begin_ns = container_now_ns();
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	int r = prepare(k, config, swap);
+	int r = prepare(k, config, swap, backstop);
 	if (r < 0) {
 		log_error("cannot prepare the container: %s", strerror(-r));
+		backstop_remove(&k->container.backstop);
 		report(k, REPORT_FAILED, 0);
 		return;
 	}
 	struct report started = config->attach ? start_attached(&k->container) : start_program(&k->container, start);
+	if (started.kind != REPORT_STARTED)
+		backstop_remove(&k->container.backstop);
 	if (started.kind != REPORT_STARTED && swap)
 		swap_close(swap, config->swap_is_default || swap_was_created(swap));
 	report(k, (enum report_kind)started.kind, started.value);

@@ -122,6 +122,9 @@ static bool processes_are_clean(struct container *c)
 /* What is shown as the first process of an attached container is one of those that are left. One that `run` has started stays its program. */
 static void depart(struct container *c)
 {
+	for (uint32_t i = 0; i < c->members.nr; i++)
+		if (c->members.items[i].leaves)
+			backstop_leave(&c->backstop, c->members.items[i].pid);
 	int n = members_depart(&c->members);
 	if (n < 0)
 		return;

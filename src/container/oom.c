@@ -150,6 +150,8 @@ static bool victim_is_dying(struct container *c)
 	bool dying = false;
 	for (uint32_t i = 0; i < c->members.nr; i++)
 		dying |= c->members.items[i].oom_killed && (c->members.items[i].resident || c->members.items[i].as);
+	for (const struct address_space *as = c->spaces; as; as = as->next)
+		dying |= as->oom_killed;
 	if (dying && container_now_ns() - c->oom_killed_ns < DEATH_PATIENCE_NS)
 		return true;
 	/* What reclaim has stated is about the time before. */

@@ -39,5 +39,7 @@ struct start_state {
 /* Forks guardian and keeper. Returns the guardian's pid, or -errno; *ret_channel is the front's end (its closing tells the keeper). */
 pid_t guardian_start(const struct run_config *config, struct swap *swap, const struct start_state *start, int *ret_channel);
 
+struct backstop;
+
 /* The keeper's whole life. Returns when the container is empty. */
-void keeper_main(const struct run_config *config, struct swap *swap, const struct start_state *start, int channel);
+void keeper_main(const struct run_config *config, struct swap *swap, const struct backstop *backstop, const struct start_state *start, int channel);

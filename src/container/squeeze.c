@@ -16,6 +16,7 @@ int container_set_limit(struct container *c, uint64_t bytes)
 		return -EINVAL;
 	charge_set_limit(&c->charge, bytes >> PAGE_SHIFT);
 	stat_set(&c->stats, rss_limit, page_floor(bytes));
+	backstop_follow(&c->backstop, bytes);
 	atomic_store(&c->exhaustion, EXHAUSTED_NOT);
 	pager_wake(&c->pager); /* faults that wait for room */
 	reclaimer_kick(c->reclaimer);

@@ -230,6 +230,7 @@ uint64_t container_tick(struct container *c)
 	if (now - c->last_upkeep_ns > UPKEEP_NS) {
 		c->last_upkeep_ns = now;
 		container_upkeep(c);
+		backstop_follow(&c->backstop, stat_get(&c->stats, rss_limit));
 	}
 	return next_interval(c, charge_usage(&c->charge));
 }

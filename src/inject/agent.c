@@ -119,6 +119,11 @@ int agent_execute(struct agent *agent, struct agent_op *ops, uint32_t nr)
 	return r < 0 || !nr ? r : agent_wait(agent, ops, nr);
 }
 
+void agent_hold(struct agent *agent, bool hold)
+{
+	__atomic_store_n(&agent->ring->hold, hold, __ATOMIC_SEQ_CST);
+}
+
 static void ask_to_exit(const struct agent *agent)
 {
 	__atomic_store_n(&agent->ring->exit, 1, __ATOMIC_SEQ_CST);

@@ -81,6 +81,12 @@ int agent_wait(struct agent *agent, struct agent_op *ops, uint32_t nr);
 int agent_execute(struct agent *agent, struct agent_op *ops, uint32_t nr);
 
 /*
+ * Held, the agent outlives its program, so that what is in staging is not lost with it: the memory may be another process's too. An agent that has
+ * left before is seen by the next thing it is asked to do, which it has not begun.
+ */
+void agent_hold(struct agent *agent, bool hold);
+
+/*
  * The opposite of agent_create: the agent exits, is reaped where it is the program's child, and its region is unmapped, by a thread of the held
  * world. Only when no page is out and nothing of the program is registered any more. 0: nothing is left in the process, agent is freed but for
  * agent->uffd, which is the caller's; or -errno with the agent as it was or on its way out, to be tried again (-ETIMEDOUT: it has not ended).

@@ -283,7 +283,7 @@ HELPER _Noreturn void end_program(const struct agent_state *s)
 	leave();
 }
 
-/* Sleeps until the doorbell rings, the program ends or the keeper dies. The latter two end the agent. */
+/* Sleeps until the doorbell rings, the program ends or the keeper dies. The latter two end the agent, the program's end not in the middle of a transaction. */
 HELPER void sleep_until_doorbell(const struct agent_state *s)
 {
 	struct pollfd p[2];
@@ -297,12 +297,14 @@ HELPER void sleep_until_doorbell(const struct agent_state *s)
 	p[1].revents = 0;
 	if (wait_for(p, 2, -1) <= 0)
 		return;
-	if (p[1].revents || __atomic_load_n(&s->ring->exit, __ATOMIC_ACQUIRE))
+	if (__atomic_load_n(&s->ring->exit, __ATOMIC_ACQUIRE) || (p[1].revents && !__atomic_load_n(&s->ring->hold, __ATOMIC_SEQ_CST)))
 		leave();
 	if (p[0].revents & (POLLHUP | POLLERR | POLLNVAL))
 		end_program(s);
 	if (p[0].revents)
 		raw_syscall(SYS_recvfrom, s->keeper, address_of(bell), sizeof(bell), MSG_DONTWAIT, 0, 0);
+	else if (p[1].revents)
+		call0(SYS_sched_yield); /* held, which does not take long */
 }
 
 HELPER uint32_t next_request(const struct agent_state *s, uint32_t last)

@@ -14,6 +14,7 @@ struct agent_ring {
 	_Alignas(64) uint32_t request; /* number of the latest request */
 	uint32_t nr_ops;
 	uint32_t exit;
+	uint32_t hold; /* pages are on their way through staging: the end of the program does not end the agent */
 	uint32_t keeper_sleeping;
 	/* written by the agent; the program can write all of it */
 	_Alignas(64) uint32_t done; /* number of the latest request that is finished; a shared futex */

@@ -81,6 +81,15 @@ void address_space_bury(struct address_space *as)
 		fault_thread_wake(as->thread);
 }
 
+void address_space_abandon(struct address_space *as)
+{
+	lock_take(&as->agent_lock);
+	if (as->agent)
+		agent_release(steal_pointer(as->agent));
+	as->pid = 0;
+	lock_drop(&as->agent_lock);
+}
+
 static int find_stack_and_arguments(struct address_space *as)
 {
 	struct process_info info;

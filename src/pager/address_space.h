@@ -29,20 +29,21 @@ struct address_space {
 	struct pager *pager;
 	_Atomic int references;
 	bool process_seen; /* container thread: a forked child whose process was seen among the members */
+	bool oom_killed;   /* container thread: its last process was killed for want of memory, and its slots are awaited */
 	bool released;     /* container thread: nothing is registered any more, the agent may end */
 	_Atomic bool dead; /* the memory is gone; nothing is served any more */
 	_Atomic bool leaves; /* its process leaves the container, which counts it no longer: fills never wait for room, nothing is evicted */
 	_Atomic uint64_t broken;  /* pages copied, ever, to end the sharing that fork left */
 	_Atomic uint64_t evicted; /* pages that have left, ever */
 
-	pid_t pid;   /* 0: child of a fork whose process is not known yet */
+	pid_t pid;   /* 0: child of a fork whose process is not known yet, or abandoned */
 	int pagemap, maps; /* its files in /proc; -1 until the process is known */
 	int uffd;
 	remote_addr_t sentinel; /* see inject/agent.h */
 	uint64_t token;         /* what was put into the sentinel page to find a forked child; 0: nothing yet */
 
 	struct lock agent_lock; /* LOCK_AGENT: ring and staging */
-	struct agent *agent;    /* NULL: not adopted yet (a fork's child); nothing can be evicted */
+	struct agent *agent;    /* NULL: not adopted yet (a fork's child), or abandoned; nothing can be evicted */
 
 	struct lock layout; /* LOCK_LAYOUT: all below */
 	struct shadow *shadow;
@@ -100,6 +101,12 @@ int address_space_register_new(struct address_space *as, int max);
  * unread; -EBUSY: a page is evicted; -ETIMEDOUT: the agent has not ended).
  */
 int address_space_let_go(struct address_space *as, struct world *world);
+
+/*
+ * The process that was adopted has let go of the memory, and with the agent its last hold on it is given up. What is asked by number belongs to nobody
+ * now; its files in /proc, once open, are of the memory, not of the process.
+ */
+void address_space_abandon(struct address_space *as);
 
 struct address_space *address_space_get(struct address_space *as);
 void address_space_put(struct address_space *as);

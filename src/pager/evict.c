@@ -524,6 +524,8 @@ static void fatal(struct transaction *t, int error)
 	struct pager *pager = t->as->pager;
 	if (atomic_load(&t->as->dead) || uffd_is_dead(t->as->uffd, t->as->agent->base))
 		return;
+	if (error == -EPIPE && process_has_ended(t->as->pid)) /* the agent ended with it, and somebody else still looks at the memory */
+		return;
 	log_debug("eviction from pid %d failed: %s", t->as->pid, strerror(-error));
 	pager->callbacks.fatal(pager->callbacks.context, error == -EPIPE ? "the agent of a process was killed while it held pages"
 									   : "pages that left memory could not be read");
@@ -621,7 +623,9 @@ static struct evict_result evict(struct address_space *as, uint32_t want, const 
 		result.cannot = true;
 		return result;
 	}
+	agent_hold(as->agent, true);
 	transact(&t, &result);
+	agent_hold(as->agent, false);
 	if (t.batch)
 		writeback_return(as->pager->writeback, t.batch);
 	return result;

@@ -1,6 +1,7 @@
 #include "platform/folders.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -38,4 +39,15 @@ int folder_create_path(const char *path)
 			return 0;
 		*slash = '/';
 	}
+}
+
+FILE *file_open_below(const char *root_dir, const char *path)
+{
+	_cleanup_free_ char *full = NULL;
+
+	if (asprintf(&full, "%s%s", root_dir, path) < 0) {
+		full = NULL;
+		return NULL;
+	}
+	return fopen(full, "re");
 }

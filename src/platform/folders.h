@@ -1,6 +1,11 @@
 /* Folders of the file system. */
 #pragma once
 
+#include <stdio.h>
+
+/* Opens root_dir followed by path ("" for the real one) for reading; NULL with errno set. */
+FILE *file_open_below(const char *root_dir, const char *path);
+
 /* Creates path and what is missing above it, 0700. 0 (also when it was there), or -errno; -ENOTDIR: something else is in the way. */
 int folder_create_path(const char *path);
 

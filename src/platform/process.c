@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -38,6 +39,24 @@ bool pidfd_has_exited(int pidfd)
 	struct pollfd p = {.fd = pidfd, .events = POLLIN};
 
 	return poll(&p, 1, 0) == 1 && p.revents;
+}
+
+/* That it could not be asked (no descriptor, no memory to be had) says nothing. */
+static bool means_gone(int error)
+{
+	return error < 0 && error != -EMFILE && error != -ENFILE && error != -ENOMEM;
+}
+
+bool process_has_ended(pid_t pid)
+{
+	struct process_info info;
+	int pidfd = pidfd_open_process(pid);
+
+	if (pidfd < 0)
+		return means_gone(pidfd);
+	bool ended = pidfd_has_exited(pidfd);
+	close(pidfd);
+	return ended || means_gone(process_info_read(pid, &info));
 }
 
 pid_t pidfd_process(int pidfd)
@@ -287,6 +306,29 @@ int process_status_number(pid_t pid, const char *key, long *ret)
 		return error;
 	*ret = strtol(value, NULL, 10);
 	return 0;
+}
+
+int process_check_owner(pid_t pid)
+{
+	char buf[4096], path[32];
+	uid_t user = geteuid(), uids[4];
+	struct stat st;
+	int error;
+
+	if (!user)
+		return 0;
+	const char *value = status_line(pid, "Uid", buf, sizeof(buf), &error);
+	if (!value)
+		return error;
+	if (sscanf(value, "%u %u %u %u", &uids[0], &uids[1], &uids[2], &uids[3]) != 4)
+		return -EPROTO;
+	for (size_t i = 0; i < ARRAY_LEN(uids); i++)
+		if (uids[i] != user)
+			return -EPERM;
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid); /* the folder itself is the user's in any case */
+	if (stat(path, &st))
+		return errno == ENOENT ? -ESRCH : -errno;
+	return st.st_uid == user ? 0 : -EPERM;
 }
 
 pid_t process_innermost_pid(pid_t pid)

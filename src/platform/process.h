@@ -6,6 +6,7 @@
 int pidfd_open_process(pid_t pid);                /* pidfd_open(2), close-on-exec */
 int pidfd_take_fd(int pidfd, int target_fd);      /* pidfd_getfd(2) */
 int pidfd_kill(int pidfd, int signal);            /* pidfd_send_signal(2) */
+bool process_has_ended(pid_t pid);                /* as a whole, or there is none; false when it cannot be asked */
 pid_t pidfd_process(int pidfd);                   /* whom it names, for us; -ESRCH: reaped, or no pidfd */
 bool pidfd_has_exited(int pidfd);                 /* whole thread group is dead (zombie or reaped) */
 
@@ -20,6 +21,12 @@ struct remote_range {
 
 /* Gathers up to 1024 ranges into one buffer; returns 0 or -errno (-EFAULT when a part could not be read). */
 int process_gather(pid_t pid, const struct remote_range *ranges, uint32_t nr_ranges, void *dst, size_t len);
+
+/*
+ * 0: the user may do as it likes with the process, whatever capabilities we have; -EPERM: it is another user's, or has rights that the user has not
+ * (set-user-id, file capabilities) or has forbidden to be looked at: its files in /proc are not the user's. Root may always. Or -errno.
+ */
+int process_check_owner(pid_t pid);
 
 /* 1: both share one address space; 0: not; -errno. */
 int process_same_memory(pid_t a, pid_t b);

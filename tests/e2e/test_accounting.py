@@ -156,6 +156,7 @@ def tree(box, request):
 
 
 def test_children_share_write_and_leave(tree):
+    """A2: pages shared by processes of one container count once."""
     tree.do("root", "fork parent")
     tree.do("parent", "fill")
     check(tree)

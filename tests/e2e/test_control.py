@@ -160,7 +160,7 @@ def test_a_killed_keeper_leaves_nothing(box, runtime):
 
 
 def test_another_user_is_refused(box, runtime):
-    """Acceptance H."""
+    """Acceptance H; B5: a listing shows a container's file only to those it belongs to."""
     need_root()
     start(box, "a", "sleep", 60)
     box.folder.chmod(0o755)  # otherwise the way there is closed, which proves nothing
@@ -198,6 +198,7 @@ print(s.makefile().readline())
 
 
 def test_ps(box):
+    """B5: which file serves which container."""
     assert json.loads(done(membox("ps", "--json"))) == []
     assert done(membox("ps")).count("\n") == 1
     start(box, "zeta", "sleep", 60, limit="64M")
@@ -239,6 +240,7 @@ def test_ps_while_containers_come_and_go(box):
 
 
 def test_stat(box):
+    """A4, B5: how full the file is."""
     start(box, "a", *hold(20), swap=True)
     wait_until(lambda: figures("a")["anon"] > 20 * MIB, 10)
     a = figures("a")

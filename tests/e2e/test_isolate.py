@@ -1,5 +1,6 @@
 """LINEAGE B7: `membox run --isolate`: PID, IPC and mount namespaces of its own, with an init that reaps."""
 import ctypes
+import json
 import os
 import pathlib
 import shutil
@@ -349,8 +350,8 @@ def as_nobody(box):
     user = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--inh-caps=+sys_ptrace", "--ambient-caps=+sys_ptrace"]
     env = {"HOME": str(folder), "XDG_CACHE_HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}
 
-    def execute_as_nobody(program, limit, device=True):
-        command = [*(enter if device else []), *user, str(binary), "run", "--isolate", "--limit", str(limit), "--", *program]
+    def execute_as_nobody(program, limit, device=True, options=("--isolate",)):
+        command = [*(enter if device else []), *user, str(binary), "run", *options, "--limit", str(limit), "--", *program]
         return execute(command, env=env, cwd=folder)[:3]
 
     status, _, stderr = execute_as_nobody(["true"], 64 * MIB)
@@ -389,3 +390,17 @@ def test_ordinary_user_without_userfaultfd(as_nobody):
         pytest.skip("vm.unprivileged_userfaultfd=1")
     status, stdout, stderr = as_nobody(["echo", "ran"], 64 * MIB, device=False)
     assert (status, stdout) == (125, b"") and "userfaultfd" in stderr and len(stderr.splitlines()) == 1, stderr
+
+
+@pytest.mark.parametrize("how", ["set-user-id", "file capability"])
+def test_what_the_user_may_not_look_at(as_nobody, box, how):
+    """membox has CAP_SYS_PTRACE, its user has not, and may read the swap file: a program with more rights is not paged, and membox says so."""
+    program = box.folder / "more-rights"
+    shutil.copy(victim("hold-memory"), program)
+    if how == "set-user-id":
+        program.chmod(0o4755)
+    else:
+        subprocess.run([need_program("setcap"), "cap_net_raw+ep", program], check=True)
+    status, stdout, stderr = as_nobody([str(program), "40"], 16 * MIB, options=("--stats", "stats"))
+    assert status == 137 and "cannot be limited: it has other rights than the user" in stderr and "killed process" in stderr, stderr
+    assert json.loads((box.folder / "nobody/stats").read_text())["swap_out"] == 0

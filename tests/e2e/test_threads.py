@@ -45,6 +45,14 @@ def test_exec_from_an_adopted_process(box):
     check(box, "exec-evicted", least=50)
 
 
+@pytest.mark.parametrize("how", ["exit", "exec"])
+def test_memory_outlives_its_process(box, how):
+    """Another process, no thread of it, has the same memory: nothing of it is lost, and the limit goes on to hold."""
+    run = box.run_victim("outlive-sharer", how, 96, limit=32 * MIB)
+    assert run.stdout == b"right\n"
+    assert not run.stats or (run.stats["adoptions"] >= 2 and run.stats["rss_max_usage"] < 64 * MIB), run.stats
+
+
 @pytest.mark.parametrize("what", ["mlock", "direct", "vmsplice"])
 def test_memory_that_the_kernel_holds(box, what):
     check(box, "pin-evicted", what)
