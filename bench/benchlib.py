@@ -54,13 +54,15 @@ def check_built():
         raise Trouble(f"not built: {', '.join(missing)} (run make)")
 
 
-def main(body):
-    """Runs a benchmark's body(); what it started and made is gone when this ends, whatever ends it. A second Ctrl-C does not interrupt that."""
-    def leave(number, frame):
-        for other in ENDING:
-            signal.signal(other, signal.SIG_IGN)
-        raise KeyboardInterrupt
+def leave(number, frame):
+    """For the signals that end a benchmark: a second Ctrl-C does not interrupt the cleaning up."""
+    for other in ENDING:
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
+
+def main(body):
+    """Runs a benchmark's body(); what it started and made is gone when this ends, whatever ends it."""
     for number in ENDING:
         signal.signal(number, leave)
     try:
