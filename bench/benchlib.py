@@ -30,6 +30,10 @@ class Trouble(Exception):
     """A run that failed; its text says which."""
 
 
+class TimeUp(Trouble):
+    """It was not done in time."""
+
+
 # --- Options and the frame of a benchmark ---
 
 def parser(doc, pairs=5):
@@ -119,7 +123,7 @@ def started(command, **how):
 def time_limit(seconds, what):
     """An alarm, because waiting with a timeout looks at the process every 50 ms only."""
     def give_up(number, frame):
-        raise Trouble(f"{what}: not done after {seconds} s")
+        raise TimeUp(f"{what}: not done after {seconds} s")
 
     signal.signal(signal.SIGALRM, give_up)
     signal.alarm(int(seconds))
@@ -132,7 +136,7 @@ def time_limit(seconds, what):
 def run(command, most=MOST_SECONDS, allowed=(0,), **how):
     """Runs a command to its end; Outcome with its standard output."""
     name = " ".join(map(str, command))
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, time_limit(most, name):
+    with tempfile.TemporaryFile("w+", errors="replace") as out, tempfile.TemporaryFile("w+", errors="replace") as err, time_limit(most, name):
         begin = time.monotonic()
         with started(command, stdout=how.pop("stdout", out), stderr=err, stdin=subprocess.DEVNULL, **how) as process:
             status = process.wait()
@@ -253,7 +257,7 @@ class Row:
 
     @property
     def wanted(self):
-        parts = [f"{sign} {bound:g}" for sign, bound in (("≥", self.least), ("≤", self.most)) if bound is not None]
+        parts = [f"{sign} {bound:.3g}" for sign, bound in (("≥", self.least), ("≤", self.most)) if bound is not None]
         return " and ".join(parts)
 
     @property
