@@ -27,8 +27,11 @@ check:
 install: all
 	$(MESON) install -C $(BUILD)
 
-bench: all
-	@if [ -x bench/run ]; then bench/run; else echo "no bench/run"; fi
+# Everything that is measured, against the kernel's swap (as root): BENCH="--quick" or "--only NAME..." for less.
+bench:
+	@tools/install-deps bench
+	@$(MAKE) --no-print-directory all
+	@MEMBOX_BUILD=$(BUILD) bench/run $(BENCH)
 
 format:
 	clang-format -i $(C_FILES)
