@@ -7,6 +7,7 @@
  *   base                                                                                                       base + size
  *   | code r-x | params rw | stack | ring (memfd, shared with the keeper) | guard | sentinel | guard | stage 1 | guard | stage 2 | guard |
  *   sentinel: one page registered on the program's userfaultfd, inherited by fork, normally missing; not there with an inherited one
+ *   Without fork events one more page follows it, the stamp: present, inherited by fork, written by the keeper (pager/stamp.h).
  *
  * The ring is writable by the program. Nothing that comes back through it is believed: results are hints, the truth is in PAGEMAP_SCAN
  * of the staging ranges.
@@ -45,6 +46,7 @@ struct agent {
 	remote_addr_t stage1, stage2; /* 2 MiB aligned, stage_pages each, no huge pages */
 	uint32_t stage_pages;
 	remote_addr_t sentinel;
+	remote_addr_t stamp; /* 0: there is none */
 	struct agent_ring *ring; /* mapped here too; private to inject/ */
 	uint32_t requests;       /* made so far */
 	int doorbell;            /* our end of the socket: wakes a sleeping agent; its closing is the lifeline */
@@ -58,6 +60,7 @@ struct agent_params {
 	 */
 	int inherited_uffd;
 	remote_addr_t sentinel;
+	bool stamped; /* no fork events: the region has a stamp, the userfaultfd does not ask for them */
 	pid_t reaper; /* who gets the program's orphans and knows an agent for what it is; 0: this process */
 };
 

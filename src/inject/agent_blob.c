@@ -183,11 +183,13 @@ HELPER void set_up_region(struct agent_state *s)
 	call3(SYS_munlock, (long)b->base, (long)b->size, 0);
 	make_writable(s, b->stage1, b->stage_bytes);
 	make_writable(s, b->stage2, b->stage_bytes);
+	if (b->stamp)
+		make_writable(s, b->stamp, PAGE_BYTES);
 	if (b->sentinel) {
 		make_writable(s, b->sentinel, PAGE_BYTES);
 		call3(SYS_madvise, (long)b->sentinel, (long)PAGE_BYTES, MADV_WIPEONFORK); /* a grandchild must not show its parent's token */
 		keep_private(s, b->base, b->sentinel);
-		keep_private(s, b->sentinel + PAGE_BYTES, end);
+		keep_private(s, (b->stamp ? b->stamp : b->sentinel) + PAGE_BYTES, end);
 	} else {
 		keep_private(s, b->base, end);
 	}

@@ -132,7 +132,7 @@ static int reserve_region(struct birth *birth)
 {
 	struct agent_boot *boot = &birth->boot;
 	uint64_t code = page_ceil(code_bytes());
-	uint64_t head = code + PAGE_BYTES + STACK_BYTES + page_ceil(sizeof(struct agent_ring)) + 3 * PAGE_BYTES;
+	uint64_t head = code + PAGE_BYTES + STACK_BYTES + page_ceil(sizeof(struct agent_ring)) + (birth->params->stamped ? 4 : 3) * PAGE_BYTES;
 	uint64_t hint = REGION_HINT + REGION_SPACING * ((uint64_t)world_pid(birth->world) & 0xffff);
 	uint64_t args[6] = {hint, 0, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0};
 	long r;
@@ -151,6 +151,7 @@ static int reserve_region(struct birth *birth)
 	boot->ring = birth->stack_top;
 	boot->ring_bytes = page_ceil(sizeof(struct agent_ring));
 	boot->sentinel = birth->params->inherited_uffd < 0 ? boot->ring + boot->ring_bytes + PAGE_BYTES : 0;
+	boot->stamp = birth->params->stamped ? boot->sentinel + PAGE_BYTES : 0;
 	boot->stage1 = huge_ceil(boot->base + head);
 	boot->stage2 = huge_ceil(boot->stage1 + boot->stage_bytes + PAGE_BYTES);
 	return 0;
@@ -444,7 +445,7 @@ static int register_ranges(struct birth *birth)
 
 	birth->what = "UFFDIO_API";
 	if (!boot->has_inherited)
-		r = uffd_api(agent->uffd, UFFD_PROGRAM_FEATURES);
+		r = uffd_api(agent->uffd, boot->stamp ? UFFD_FORKLESS_FEATURES : UFFD_PROGRAM_FEATURES);
 	if (!r)
 		r = uffd_api(agent->stage_uffd, UFFD_FEATURE_MOVE);
 	if (r < 0)
@@ -509,6 +510,7 @@ static void fill_agent(struct birth *birth)
 	agent->size = birth->boot.size;
 	agent->stage1 = birth->boot.stage1;
 	agent->stage2 = birth->boot.stage2;
+	agent->stamp = birth->boot.stamp;
 	agent->stage_pages = birth->params->stage_pages;
 	agent->sentinel = birth->boot.sentinel ? birth->boot.sentinel : birth->params->sentinel;
 }

@@ -49,6 +49,7 @@ struct agent_boot {
 	uint64_t ring, ring_bytes;
 	uint64_t stage1, stage2, stage_bytes;
 	uint64_t sentinel; /* 0: the parent's is used */
+	uint64_t stamp;    /* 0: there is none */
 	uint32_t spin_loops;
 	uint8_t has_device, has_inherited; /* /dev/userfaultfd; a userfaultfd to use for the program */
 	char name[16];

@@ -18,6 +18,10 @@
 #define STOP_AT_SYSCALL (SIGTRAP | 0x80)            /* with PTRACE_O_TRACESYSGOOD */
 #define STOP_AT_INTERRUPT (SIGTRAP | PTRACE_EVENT_STOP << 8)
 
+#define WARD_OPTIONS                                                                                                   \
+	(PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE |  \
+	 PTRACE_O_TRACEEXEC)
+
 #define YIELD_ROUNDS 300
 #define NAP_NS 50000
 
@@ -59,9 +63,22 @@ char thread_state(pid_t process, pid_t tid)
 	return paren && paren[1] == ' ' ? paren[2] : 'X';
 }
 
-int tracee_seize(struct tracee *tracee, pid_t process, pid_t tid)
+static bool is_own_child(pid_t pid)
 {
 	struct process_info info;
+
+	return process_info_read(pid, &info) == 0 && info.parent == getpid();
+}
+
+void tracee_take_over(struct tracee *tracee, pid_t process, pid_t tid)
+{
+	*tracee = (struct tracee){.process = process, .tid = tid, .state = TRACEE_RUNNING, .ward = true};
+	tracee->own_child_leader = tid == process && is_own_child(process);
+	tracee_interrupt(tracee);
+}
+
+int tracee_seize(struct tracee *tracee, pid_t process, pid_t tid)
+{
 
 	*tracee = (struct tracee){.process = process, .tid = tid, .state = TRACEE_RUNNING};
 	if (ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_TRACESYSGOOD) < 0) {
@@ -70,8 +87,7 @@ int tracee_seize(struct tracee *tracee, pid_t process, pid_t tid)
 
 		return state == 'Z' || state == 'X' ? -ESRCH : error;
 	}
-	if (tid == process)
-		tracee->own_child_leader = process_info_read(process, &info) == 0 && info.parent == getpid();
+	tracee->own_child_leader = tid == process && is_own_child(process);
 	tracee_interrupt(tracee);
 	return 0;
 }
@@ -88,12 +104,20 @@ bool tracee_is_held(const struct tracee *tracee)
 	return ptrace(PTRACE_GETSIGINFO, tracee->tid, NULL, &info) == 0 || errno == EINVAL;
 }
 
+/* Left to whoever takes the reports of tasks that stay traced: a child is to be looked after, or the memory is another one. */
+static bool is_of_birth_or_exec(int report)
+{
+	int event = report >> 8;
+
+	return event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK || event == PTRACE_EVENT_CLONE || event == PTRACE_EVENT_EXEC;
+}
+
 /*
  * One report about the thread, or 0 when there is none, or -ESRCH when it is dead. A report is signal | event << 8. The death of the
  * leader of our own child is only looked at: the status belongs to whoever waits for the child. Every other death must be taken,
  * so that the real parent learns of it.
  */
-static int next_report(const struct tracee *tracee)
+static int next_report(struct tracee *tracee)
 {
 	siginfo_t info = {.si_pid = 0};
 	int options = WSTOPPED | WEXITED | WNOHANG | __WALL;
@@ -103,6 +127,10 @@ static int next_report(const struct tracee *tracee)
 		return errno == EINTR ? 0 : -ESRCH;
 	if (info.si_pid == 0)
 		return 0;
+	if (tracee->ward && info.si_code == CLD_TRAPPED && is_of_birth_or_exec(info.si_status)) {
+		tracee->in_event = true;
+		return 0;
+	}
 	died = info.si_code != CLD_TRAPPED && info.si_code != CLD_STOPPED;
 	if (!died || !tracee->own_child_leader)
 		waitid(P_PID, (id_t)tracee->tid, &info, options);
@@ -131,7 +159,7 @@ enum tracee_state tracee_poll(struct tracee *tracee)
 {
 	int report = next_report(tracee);
 
-	if (report == 0)
+	if (report == 0 && !tracee->in_event)
 		report = lost_report(tracee);
 	if (report == 0)
 		return tracee->state;
@@ -318,12 +346,28 @@ void tracee_prepare_release(struct tracee *tracee)
 		undo_interruption(tracee, &regs);
 }
 
+/* One that runs, or is dying, is left to whoever takes the reports of those that stay traced. */
+static void release_ward(struct tracee *tracee)
+{
+	if (tracee->state == TRACEE_JOB_STOPPED) {
+		ptrace(PTRACE_LISTEN, tracee->tid, NULL, NULL);
+	} else if (tracee->state != TRACEE_RUNNING) {
+		ptrace(PTRACE_SETOPTIONS, tracee->tid, NULL, WARD_OPTIONS);
+		ptrace(PTRACE_CONT, tracee->tid, NULL, tracee->signal);
+	}
+	tracee->state = TRACEE_GONE;
+}
+
 bool tracee_release(struct tracee *tracee)
 {
 	if (tracee->state == TRACEE_GONE)
 		return true;
 	if (tracee->state != TRACEE_RUNNING && tracee->deferred_signal)
 		syscall(SYS_tgkill, tracee->process, tracee->tid, tracee->deferred_signal);
+	if (tracee->ward) {
+		release_ward(tracee);
+		return true;
+	}
 	if (tracee->state != TRACEE_RUNNING && ptrace(PTRACE_DETACH, tracee->tid, NULL, NULL) == 0) {
 		tracee->state = TRACEE_GONE;
 		return true;

@@ -27,6 +27,9 @@ struct tracee {
 	pid_t process, tid;
 	enum tracee_state state;
 	bool own_child_leader; /* its exit status belongs to whoever waits for the keeper's children */
+	bool ward;             /* stays traced when it is let go, see ward.h */
+	bool in_event;         /* with ward: stands where it has made a child or called exec, which is not dealt with yet; as good as held */
+	int signal;            /* with ward: to be delivered when it goes on */
 	bool dead_leader;      /* a zombie whose other threads live: it never stops, only its death is reported one day */
 	int deferred_signal;   /* arrived during a foreign system call; sent again at release */
 	uint64_t saved_mask;   /* with BORROWED */
@@ -35,6 +38,9 @@ struct tracee {
 
 /* Takes hold of a thread and interrupts it. -ESRCH: it is dead; -EPERM: not ours to trace. */
 int tracee_seize(struct tracee *tracee, pid_t process, pid_t tid);
+
+/* The same for a thread that is traced already. */
+void tracee_take_over(struct tracee *tracee, pid_t process, pid_t tid);
 
 /* Looks, without waiting, whether a RUNNING thread has stopped or died; returns the new state. */
 enum tracee_state tracee_poll(struct tracee *tracee);

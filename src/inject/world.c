@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "inject/tracee.h"
+#include "inject/ward.h"
 #include "platform/process.h"
 
 struct world {
@@ -18,7 +19,10 @@ struct world {
 	remote_addr_t syscall_pc; /* 0: not looked for yet */
 	struct tracee *threads;
 	size_t nr_threads, room;
+	struct world *next;
 };
+
+static struct world *worlds; /* all there are */
 
 /*
  * Threads that were interrupted but did not stop while their world was held: they will stop some day and must then be set going. And those
@@ -108,7 +112,12 @@ static int add_thread(struct world *world, pid_t tid)
 		r = reserve(&late.threads, late.nr + late.nr_held + 1, &late.room);
 	if (r < 0)
 		return r;
-	if (i < late.nr) {
+	if (ward_has(tid) || ward_has_process(world->pid)) {
+		r = ward_add(world->pid, tid);
+		if (r < 0)
+			return r;
+		tracee_take_over(&world->threads[world->nr_threads], world->pid, tid);
+	} else if (i < late.nr) {
 		world->threads[world->nr_threads] = late.threads[i];
 		late.threads[i] = late.threads[--late.nr];
 	} else {
@@ -176,7 +185,9 @@ static int poll_threads(struct world *world)
 		tracee_poll(tracee);
 		if (tracee->state == TRACEE_GONE && tracee->tid != world->pid)
 			recheck_leader(world);
-		running += tracee->state == TRACEE_RUNNING && !tracee->dead_leader;
+		if (tracee->state == TRACEE_GONE && tracee->ward)
+			ward_forget(tracee->tid);
+		running += tracee->state == TRACEE_RUNNING && !tracee->dead_leader && !tracee->in_event;
 	}
 	return running;
 }
@@ -217,7 +228,8 @@ static int leave_late_ones(struct world *world)
 		busy = busy || tracee->state == TRACEE_JOB_STOPPED;
 		if (tracee->state == TRACEE_RUNNING) {
 			world->complete = world->complete && tracee->dead_leader;
-			add_late(tracee);
+			if (!tracee->ward)
+				add_late(tracee);
 		} else if (tracee->state != TRACEE_GONE) {
 			world->threads[kept++] = *tracee;
 		}
@@ -242,7 +254,85 @@ static int stop_all(struct world *world, uint32_t timeout_us)
 	held = leave_late_ones(world);
 	if (held)
 		return held < 0 ? held : 0;
+	if (r == 0 && !world->complete) /* its only thread stands in a fork or exec */
+		return -ETIMEDOUT;
 	return r < 0 ? r : -ESRCH;
+}
+
+static void enlist(struct world *world)
+{
+	world->next = worlds;
+	worlds = world;
+}
+
+static void delist(const struct world *world)
+{
+	struct world **link = &worlds;
+
+	while (*link != world)
+		link = &(*link)->next;
+	*link = world->next;
+}
+
+struct world *world_find(pid_t pid)
+{
+	struct world *world = worlds;
+
+	while (world && world->pid != pid)
+		world = world->next;
+	return world;
+}
+
+bool world_holds(pid_t tid)
+{
+	for (struct world *world = worlds; world; world = world->next)
+		if (find_thread(world, tid))
+			return true;
+	return false;
+}
+
+int world_of_newborn(pid_t pid, struct world **ret_world)
+{
+	struct world *world = calloc(1, sizeof(*world));
+	int r = world ? reserve(&world->threads, 1, &world->room) : -ENOMEM;
+
+	if (!r)
+		r = reserve(&late.threads, late.nr + late.nr_held + 1, &late.room);
+	if (r < 0) {
+		if (world)
+			free(world->threads);
+		free(world);
+		return r;
+	}
+	world->pid = pid;
+	world->complete = true;
+	world->threads[0] = (struct tracee){.process = pid, .tid = pid, .state = TRACEE_STOPPED, .ward = true};
+	world->nr_threads = 1;
+	late.nr_held++;
+	enlist(world);
+	*ret_world = world;
+	return 0;
+}
+
+/* All or nothing. */
+int ward_take(struct world *world)
+{
+	for (size_t i = 0; i < world->nr_threads; i++) {
+		if (world->threads[i].state != TRACEE_GONE && ward_add(world->pid, world->threads[i].tid) < 0) {
+			ward_forget_process(world->pid);
+			return -ENOMEM;
+		}
+	}
+	for (size_t i = 0; i < world->nr_threads; i++)
+		world->threads[i].ward = true;
+	return 0;
+}
+
+void ward_drop(struct world *world)
+{
+	for (size_t i = 0; i < world->nr_threads; i++)
+		world->threads[i].ward = false;
+	ward_forget_process(world->pid);
 }
 
 int world_interrupt(pid_t pid, struct world **ret_world)
@@ -254,6 +344,7 @@ int world_interrupt(pid_t pid, struct world **ret_world)
 		return -ENOMEM;
 	world->pid = pid;
 	world->complete = true;
+	enlist(world);
 	r = interrupt_new_threads(world);
 	if (r <= 0) {
 		world_resume(world);
@@ -309,6 +400,7 @@ void world_resume(struct world *world)
 		if (&world->threads[i] != leader)
 			release(&world->threads[i]);
 	late.nr_held -= world->nr_threads;
+	delist(world);
 	free(world->threads);
 	free(world);
 	world_collect_late();

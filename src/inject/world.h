@@ -25,6 +25,13 @@ int world_stop(pid_t pid, uint32_t timeout_us, struct world **ret_world);
 int world_interrupt(pid_t pid, struct world **ret_world);
 int world_wait(struct world *world, uint32_t timeout_us);
 
+/* A process of one thread that stands in the stop of its birth, traced since then (ward.h). 0 or -ENOMEM. */
+int world_of_newborn(pid_t pid, struct world **ret_world);
+
+/* The world in which a process is held, or NULL; true when a thread is. */
+struct world *world_find(pid_t pid);
+bool world_holds(pid_t tid);
+
 /* True when every thread is stopped: then none is inside madvise, munmap or any other system call. */
 bool world_is_complete(const struct world *world);
 

@@ -45,6 +45,9 @@ struct uffdio_move {
 	 UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC | \
 	 UFFD_FEATURE_MOVE)
 
+/* The same for a caller without CAP_SYS_PTRACE, to whom the kernel does not report forks. */
+#define UFFD_FORKLESS_FEATURES (UFFD_PROGRAM_FEATURES & ~UFFD_FEATURE_EVENT_FORK)
+
 /* Handshake: UFFDIO_API with the features wanted. -EINVAL when the kernel lacks one. */
 int uffd_api(int uffd, uint64_t features);
 
