@@ -11,10 +11,17 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "pager/fault_thread.h"
+#include "pager/forkless.h"
 #include "pager/registration.h"
 #include "platform/pagemap.h"
 #include "platform/process.h"
 #include "platform/userfaultfd.h"
+
+static void put_slot(void *context, slot_t slot)
+{
+	struct pager *pager = context;
+	swap_put(pager->swap, slot);
+}
 
 static struct address_space *address_space_new(struct pager *pager, struct shadow *shadow, int uffd)
 {
@@ -26,6 +33,7 @@ static struct address_space *address_space_new(struct pager *pager, struct shado
 	as->pagemap = as->maps = -1;
 	as->uffd = uffd;
 	as->shadow = shadow;
+	past_init(&as->past, put_slot, pager);
 	lock_init(&as->agent_lock, LOCK_AGENT);
 	lock_init(&as->layout, LOCK_LAYOUT);
 	return as;
@@ -50,6 +58,8 @@ void address_space_put(struct address_space *as)
 		return;
 	if (shadow_slots(as->shadow))
 		shadow_for_each(as->shadow, 0, UINT64_MAX, put_entry_slot, as->pager);
+	past_release(&as->past);
+	stamp_release(&as->stamp);
 	if (as->agent)
 		agent_release(as->agent);
 	shadow_free(as->shadow);
@@ -117,6 +127,7 @@ int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage
 	struct agent_params params = {.stage_pages = stage_pages,
 				      .inherited_uffd = inherited ? inherited->uffd : -1,
 				      .sentinel = inherited ? inherited->sentinel : 0,
+				      .stamped = pager->forkless,
 				      .reaper = pager->home.reaper};
 	struct agent *agent;
 	int r = agent_create(world, &params, &agent, ret_what);
@@ -141,6 +152,8 @@ int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage
 	as->agent = agent;
 	lock_drop(&as->agent_lock);
 	*ret_what = "opening its pagemap";
+	if (r == 0 && agent->stamp)
+		r = stamp_init(&as->stamp, world_pid(world), agent->stamp);
 	if (r == 0)
 		r = find_stack_and_arguments(as);
 	if (r == 0 && !inherited) {
@@ -160,6 +173,64 @@ int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage
 	stat_add(pager->stats, adoptions, 1);
 	*ret_as = as;
 	return 0;
+}
+
+/* Its own agent, with which it is served from now on. */
+static int give_agent(struct address_space *child, struct world *world, struct agent *agent)
+{
+	child->uffd = agent->uffd;
+	child->sentinel = agent->sentinel;
+	child->agent = agent;
+	int r = know_process(child, world_pid(world));
+	if (r == 0)
+		r = stamp_init(&child->stamp, world_pid(world), agent->stamp);
+	if (r == 0)
+		r = find_stack_and_arguments(child);
+	return r;
+}
+
+/* Nobody knows the child but the caller until a fault thread is given it, and it stands still until the world is resumed. */
+int address_space_adopt_forked(struct address_space *parent, uint64_t stamp, struct world *world, uint32_t stage_pages,
+			       struct address_space **ret_as, const char **ret_what)
+{
+	struct pager *pager = parent->pager;
+	struct agent_params params = {.stage_pages = stage_pages, .inherited_uffd = -1, .stamped = true, .reaper = pager->home.reaper};
+	struct address_space *child;
+	struct agent *agent;
+	int r = address_space_unmap_stamp(parent, world);
+	*ret_what = "unmapping what its parent has left";
+	if (r == 0)
+		r = agent_create(world, &params, &agent, ret_what);
+	if (r < 0)
+		return r;
+	*ret_what = "finding out what it has inherited";
+	r = forkless_fork(parent, stamp, &child);
+	if (r < 0) {
+		close(agent->uffd);
+		agent_release(agent);
+		return r;
+	}
+	r = give_agent(child, world, agent);
+	if (r == 0)
+		r = forkless_settle_child(child);
+	if (r == 0)
+		r = pager_attach(pager, child);
+	if (r == 0)
+		r = address_space_register_new(child, INT_MAX);
+	if (r < 0) {
+		address_space_bury(child);
+		address_space_put(child);
+		return r;
+	}
+	stat_add(pager->stats, adoptions, 1);
+	*ret_as = child;
+	return 0;
+}
+
+int address_space_unmap_stamp(const struct address_space *parent, struct world *world)
+{
+	const uint64_t pages[6] = {parent->sentinel, parent->stamp.page + PAGE_BYTES - parent->sentinel};
+	return (int)world_syscall(world, SYS_munmap, pages);
 }
 
 static int unregister_all(struct address_space *as)

@@ -17,8 +17,10 @@
 #include "inject/agent.h"
 #include "inject/world.h"
 #include "pager/pager.h"
+#include "pager/past.h"
 #include "pager/range_list.h"
 #include "pager/shadow.h"
+#include "pager/stamp.h"
 #include "reclaim/stream.h"
 
 #define ADDRESS_END ((1ull << 47) - PAGE_BYTES) /* of user space; PAGEMAP_SCAN refuses to look beyond */
@@ -40,6 +42,7 @@ struct address_space {
 	int pagemap, maps; /* its files in /proc; -1 until the process is known */
 	int uffd;
 	remote_addr_t sentinel; /* see inject/agent.h */
+	_Atomic bool sharers;   /* other processes may have the same memory, and fork; only with a stamp */
 	uint64_t token;         /* what was put into the sentinel page to find a forked child; 0: nothing yet */
 
 	struct lock agent_lock; /* LOCK_AGENT: ring and staging */
@@ -47,6 +50,8 @@ struct address_space {
 
 	struct lock layout; /* LOCK_LAYOUT: all below */
 	struct shadow *shadow;
+	struct stamp stamp;       /* page 0: the kernel announces forks */
+	struct past past;         /* with a stamp */
 	struct streams streams;
 	struct range_list ranges; /* extents of registered mappings: hints for windows and runs, see registration_extent */
 	remote_addr_t hand;       /* clock hand: where the next eviction scan begins */
@@ -73,6 +78,16 @@ struct address_space {
  */
 int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage_pages, struct address_space *inherited,
 			struct address_space **ret_as, const char **ret_what);
+
+/*
+ * The child of a fork that was not announced (forkless.h), held since its birth; stamp: its time. It has a userfaultfd and an agent of its own from now on
+ * and all pages that it had inherited. 0 or -errno (-ESTALE: these cannot be told any more) with *ret_what.
+ */
+int address_space_adopt_forked(struct address_space *parent, uint64_t stamp, struct world *world, uint32_t stage_pages,
+			       struct address_space **ret_as, const char **ret_what);
+
+/* Unmaps what a process has inherited of the agent of an address space whose fork's child it is. 0 or -errno. */
+int address_space_unmap_stamp(const struct address_space *parent, struct world *world);
 
 /* The child of a FORK event: a copy of the table, every slot with one more reference. Layout lock of the parent held. NULL: no memory. */
 struct address_space *address_space_fork(struct address_space *parent, int child_uffd);

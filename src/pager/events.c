@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "pager/fault_thread.h"
+#include "pager/forkless.h"
 #include "platform/pagemap.h"
 #include "platform/userfaultfd.h"
 
@@ -85,13 +86,17 @@ void events_apply(struct address_space *as, const struct uffd_msg *msg)
 	case UFFD_EVENT_REMAP:
 		range_list_cut(&as->ranges, msg->arg.remap.from, msg->arg.remap.from + msg->arg.remap.len);
 		range_list_cut(&as->ranges, msg->arg.remap.to, msg->arg.remap.to + msg->arg.remap.len);
+		forkless_unmapped(as, msg->arg.remap.from, msg->arg.remap.from + msg->arg.remap.len);
+		forkless_unmapped(as, msg->arg.remap.to, msg->arg.remap.to + msg->arg.remap.len);
 		apply_remap(as, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len);
 		break;
 	case UFFD_EVENT_REMOVE:
+		forkless_discarded(as, msg->arg.remove.start, msg->arg.remove.end);
 		apply_remove(as, msg->arg.remove.start, msg->arg.remove.end);
 		break;
 	case UFFD_EVENT_UNMAP:
 		range_list_cut(&as->ranges, msg->arg.remove.start, msg->arg.remove.end);
+		forkless_unmapped(as, msg->arg.remove.start, msg->arg.remove.end);
 		address_space_forget(as, msg->arg.remove.start, msg->arg.remove.end);
 		break;
 	default:

@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "pager/forkless.h"
 #include "pager/registration.h"
 #include "pager/writeback.h"
 #include "platform/pagemap.h"
@@ -376,6 +377,8 @@ static int clear_stage1(struct transaction *t)
 			if (agent_execute(as->agent, &op, 1) < 0)
 				return -EPIPE;
 			if (attempt % 2)
+				forkless_note_unknown(as, t->batch->pages[i].addr);
+			if (attempt % 2)
 				uffd_wake(as->uffd, t->batch->pages[i].addr, PAGE_BYTES);
 		}
 	}
@@ -484,6 +487,7 @@ static void put_pinned_back(struct transaction *t)
 			continue;
 		charge_prepare_forced(as->pager->charge, 1);
 		charge_commit(as->pager->charge, 1);
+		forkless_note_slot(as, page->addr, page->slot);
 		shadow_set(as->shadow, page->addr, entry_make(STATE_RESIDENT, page->slot, 0, 0, ENTRY_PINNED));
 	}
 	lock_drop(&as->layout);
@@ -559,7 +563,7 @@ static void finish(struct transaction *t, int captured, struct evict_result *res
 static int move_out(struct transaction *t)
 {
 	struct address_space *as = t->as;
-	if (uffd_event_pending(as->uffd))
+	if (uffd_event_pending(as->uffd) || forkless_before_eviction(as) < 0)
 		return -EAGAIN;
 	registration_pin_threads(as);
 	t->knows_shared = as->shares;

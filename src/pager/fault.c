@@ -1,11 +1,13 @@
 #include "pager/fault.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "base/log.h"
+#include "pager/forkless.h"
 #include "pager/registration.h"
 #include "pager/writeback.h"
 #include "platform/userfaultfd.h"
@@ -148,6 +150,7 @@ static uint8_t fill_epoch(const struct address_space *as)
 static void record_filled(struct address_space *as, remote_addr_t start, uint64_t nr_pages, remote_addr_t fault_page, unsigned age)
 {
 	as->fills++;
+	forkless_note_zeros(as, start, nr_pages);
 	for (remote_addr_t page = start; page < start + nr_pages * PAGE_BYTES; page += PAGE_BYTES) {
 		shadow_entry_t entry = shadow_get(as->shadow, page);
 		bool here = page == fault_page;
@@ -206,8 +209,10 @@ static enum fault_result fill_zero_page(struct fault_context *context, struct fa
 	shadow_entry_t entry = shadow_get(as->shadow, fault->page);
 	uint64_t done;
 	int r = uffd_zeropage(as->uffd, fault->page, PAGE_BYTES, &done);
-	if (done)
+	if (done) {
+		forkless_note_zeros(as, fault->page, 1);
 		shadow_set(as->shadow, fault->page, entry & ENTRY_PINNED);
+	}
 	return conclude(context, fault, done ? 0 : r);
 }
 
@@ -274,6 +279,7 @@ static int put_in_from_batch(struct fault_context *context, struct address_space
 	if (*ret_done) {
 		unsigned age = clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager));
 		as->fills++;
+		forkless_note_slot(as, page, entry_slot(entry));
 		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, fill_epoch(as), entry & ENTRY_PINNED));
 	}
 	return r;
@@ -356,6 +362,7 @@ static void record_from_pool(struct fault_context *context, const struct fault *
 		unsigned age = asked ? clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager)) : 0;
 		uint8_t epoch = (uint8_t)(fill_epoch(as) + (asked ? 0 : NOT_RECENT));
 		uint64_t flags = (entry & ENTRY_PINNED) | (fault->write ? 0 : ENTRY_ARMED);
+		forkless_note_slot(as, page, entry_slot(entry));
 		if (!keep)
 			swap_put(context->pager->swap, entry_slot(entry));
 		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, keep ? entry_slot(entry) : NO_SLOT, age, epoch, flags));
@@ -488,11 +495,22 @@ static enum fault_result start_fill(struct fault_context *context, struct fault 
 	return granted ? fill_from_pool(context, fault, window, granted) : FAULT_DEFERRED;
 }
 
+/* Never a wrong byte. */
+static enum fault_result refuse_unknown(const struct fault *fault)
+{
+	log_error("process %d is killed: page %#llx was evicted and unmapped while another thread of its parent forked, so what it held is not known",
+		  fault->as->pid, (unsigned long long)fault->page);
+	kill(fault->as->pid, SIGKILL);
+	return FAULT_DONE;
+}
+
 enum fault_result fault_handle(struct fault_context *context, struct fault *fault)
 {
 	_Alignas(4096) uint8_t content[PAGE_BYTES];
 	struct address_space *as = fault->as;
 	shadow_entry_t entry = shadow_get(as->shadow, fault->page);
+	if (entry & ENTRY_UNKNOWN)
+		return refuse_unknown(fault);
 	switch (entry_state(entry)) {
 	case STATE_RESIDENT: /* it was resident and is not: the program gave it back, an event said so; a slot is out of date */
 		if (entry_slot(entry) != NO_SLOT)
@@ -625,6 +643,7 @@ static void record_loaded(struct fault_context *context, struct load *load, uint
 		unsigned age = asked ? clock_age_at_refault(entry_epoch(entry), now) : 0;
 		uint8_t epoch = (uint8_t)(fill_epoch(as) + (asked ? 0 : NOT_RECENT));
 		uint64_t flags = (entry & ENTRY_PINNED) | (asked && load->write ? 0 : ENTRY_ARMED);
+		forkless_note_slot(as, page, entry_slot(entry));
 		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, epoch, flags));
 	}
 }

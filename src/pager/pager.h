@@ -35,6 +35,7 @@ struct pager_callbacks {
 };
 
 struct pager {
+	bool forkless; /* the kernel does not announce forks: every address space has a stamp */
 	struct swap *swap; /* NULL: none */
 	struct pool *pool; /* NULL: none; comes and goes with the swap file */
 	_Atomic uint64_t pool_target; /* pages of memory that the pool may take */
