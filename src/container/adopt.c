@@ -8,6 +8,8 @@
 
 #include "base/log.h"
 #include "container/container.h"
+#include "container/traced.h"
+#include "inject/ward.h"
 #include "pager/writeback.h"
 #include "platform/process.h"
 
@@ -33,7 +35,7 @@ int container_refresh_members(struct container *c)
 	return members_refresh(&c->members, roots, c->isolation.init ? 2 : 1, container_is_agent, container_member_gone, c);
 }
 
-static void add_space(struct container *c, struct address_space *as)
+void container_add_space(struct container *c, struct address_space *as)
 {
 	lock_take(&c->spaces_lock);
 	as->next = c->spaces;
@@ -46,7 +48,7 @@ static void take_newborn(struct container *c)
 	struct address_space *as = atomic_exchange(&c->newborn, NULL);
 	while (as) {
 		struct address_space *next = as->next;
-		add_space(c, as);
+		container_add_space(c, as);
 		as = next;
 	}
 }
@@ -90,16 +92,23 @@ int container_adopt_held(struct container *c, struct member *member, struct worl
 	}
 	struct address_space *inherited = find_inherited(c, member->pid);
 	/* A child that is not matched yet (its FORK event or one of its own is being worked on) is asked again at the next tick. */
-	if (!inherited && address_space_is_inherited(member->pid))
+	int sharers = c->pager.forkless ? traced_begin(c, member, world) : 0;
+	if (sharers < 0)
+		r = sharers;
+	else if (!inherited && address_space_is_inherited(member->pid))
 		r = -EBUSY;
 	else
 		r = address_space_adopt(&c->pager, world, BATCH_PAGES, inherited, &as, &what);
 	if (r < 0) {
+		if (sharers >= 0 && c->pager.forkless && !inherited)
+			ward_drop(world);
 		refuse(c, member, r, what);
 		return r;
 	}
+	if (sharers > 0)
+		atomic_store(&as->sharers, true);
 	if (!inherited)
-		add_space(c, as);
+		container_add_space(c, as);
 	member->as = as;
 	log_debug("adopted process %d in %llu us", member->pid, (unsigned long long)(container_now_ns() - begin) / 1000);
 	return 0;

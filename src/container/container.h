@@ -151,6 +151,9 @@ struct address_space *container_space_of(struct container *c, const struct membe
 /* Takes newborn children onto the list, buries what is gone (exit, exec). Container thread. */
 void container_upkeep(struct container *c);
 
+/* Puts an address space on the list. Container thread. */
+void container_add_space(struct container *c, struct address_space *as);
+
 /* The memory of an address space is gone, or nothing of ours is left in it. */
 void container_forget_space(struct container *c, struct address_space *as);
 

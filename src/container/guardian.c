@@ -161,7 +161,7 @@ static _Noreturn void guardian_main(const struct run_config *config, struct swap
 	}
 	prctl(PR_SET_NAME, GUARDIAN_NAME);
 	if (keeper < 0) {
-		struct report failed = {REPORT_FAILED, errno};
+		struct report failed = {.kind = REPORT_FAILED, .value = errno};
 		log_error("cannot start the keeper: errno %d", errno);
 		backstop_remove(&backstop);
 		send(channel, &failed, sizeof(failed), MSG_NOSIGNAL);

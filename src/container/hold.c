@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <limits.h>
 
+#include "container/traced.h"
 #include "pager/file_pages.h"
 
 #define WORTH_ADOPTING 64 /* anonymous pages of a member */
@@ -38,6 +39,8 @@ void hold_expire_removed(struct container *c, const struct hold *hold)
 {
 	for (struct address_space *as = c->spaces; hold->complete && as; as = as->next)
 		address_space_expire_removed(as);
+	if (hold->complete)
+		traced_forget_past(c);
 }
 
 void hold_drop_file_pages(struct container *c, const struct hold *hold)

@@ -18,7 +18,10 @@ struct hold {
 void hold_members(struct container *c, struct hold *hold);
 void hold_release(struct hold *hold);
 
-/* No thread is inside madvise: what a REMOVE event flagged has been discarded by now, and may be evicted again. */
+/*
+ * No thread is inside madvise: what a REMOVE event flagged has been discarded by now, and may be evicted again. Nor inside fork: slots kept for a child
+ * whose fork was not announced are given back.
+ */
 void hold_expire_removed(struct container *c, const struct hold *hold);
 
 /*

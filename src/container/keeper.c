@@ -21,8 +21,10 @@
 #include "container/processes.h"
 #include "container/reclaimer.h"
 #include "container/service.h"
+#include "container/traced.h"
 #include "inject/world.h"
 #include "platform/process.h"
+#include "platform/requirements.h"
 #include "platform/scheduling.h"
 
 #define EXIT_SIGNAL_BASE 128
@@ -36,7 +38,9 @@ struct keeper {
 
 static void report(struct keeper *k, enum report_kind kind, int value)
 {
-	struct report r = {(int)kind, value};
+	struct report r = {.kind = (int)kind, .value = value};
+	if (kind == REPORT_TRACED_STOPPED)
+		r.at_ns = container_now_ns();
 	if (!k->front_is_gone && send(k->channel, &r, sizeof(r), MSG_NOSIGNAL) < 0)
 		log_debug("keeper: cannot report: errno %d", errno);
 }
@@ -124,7 +128,7 @@ static struct report start_program(struct container *c, const struct start_state
 {
 	int failure[2], error = 0;
 	if (pipe2(failure, O_CLOEXEC) < 0)
-		return (struct report){REPORT_FAILED, 0};
+		return (struct report){.kind = REPORT_FAILED};
 	pid_t pid = fork_program(c);
 	if (pid == 0)
 		exec_program(c, start, failure[1]);
@@ -135,14 +139,14 @@ static struct report start_program(struct container *c, const struct start_state
 	}
 	close(failure[0]);
 	if (pid < 0)
-		return (struct report){REPORT_FAILED, 0};
+		return (struct report){.kind = REPORT_FAILED};
 	c->program = pid;
-	return error ? (struct report){REPORT_EXEC_FAILED, error} : (struct report){REPORT_STARTED, pid};
+	return error ? (struct report){.kind = REPORT_EXEC_FAILED, .value = error} : (struct report){.kind = REPORT_STARTED, .value = pid};
 }
 
 static struct report start_attached(struct container *c)
 {
-	return container_attach(c) < 0 ? (struct report){REPORT_FAILED, 0} : (struct report){REPORT_STARTED, c->program};
+	return container_attach(c) < 0 ? (struct report){.kind = REPORT_FAILED} : (struct report){.kind = REPORT_STARTED, .value = c->program};
 }
 
 /* The terminal's descriptors belong to the program: a pipe must see its end when the program closes it. stderr stays for messages. */
@@ -176,6 +180,16 @@ static void program_ended(struct container *c, const siginfo_t *info)
 	isolate_drain(&c->isolation);
 }
 
+static bool take_traced(struct keeper *k, const siginfo_t *info)
+{
+	enum traced_news news;
+	int signal = 0;
+	bool taken = traced_report(&k->container, info, &news, &signal);
+	if (taken && news == TRACED_STOPPED)
+		report(k, REPORT_TRACED_STOPPED, signal);
+	return taken;
+}
+
 /*
  * Reaps what has ended and notes stops of the program. Races: a thread that did not stop in time for ptrace stops later and shows up here;
  * world_collect_late takes those first, and none is waited for by another thread because all waiting is done by this one.
@@ -190,6 +204,8 @@ static void reap_children(struct keeper *k)
 			return;
 		if (world_is_late(info.si_pid))
 			return;
+		if (c->pager.forkless && take_traced(k, &info))
+			continue;
 		if (waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WSTOPPED | WNOHANG | __WALL) < 0)
 			continue;
 		bool ended = info.si_code == CLD_EXITED || info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED;
@@ -326,6 +342,7 @@ static int start_threads(struct container *c)
 	struct pager_home home = {.proc = isolated ? c->isolation.proc : open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC),
 				  .reaper = isolated ? c->isolation.init : getpid()};
 	int r = home.proc < 0 ? -errno : pager_init(&c->pager, c->swap, &c->stats, &c->charge, &home, &callbacks);
+	c->pager.forkless = !requirements_have_fork_events();
 	return r < 0 ? r : reclaimer_start(c, &c->reclaimer);
 }
 

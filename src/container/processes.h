@@ -23,12 +23,14 @@ enum report_kind {
 	REPORT_EXEC_FAILED, /* value: errno */
 	REPORT_FAILED,      /* the keeper could not start; it has said why */
 	REPORT_STOPPED,     /* the program was stopped by a signal */
+	REPORT_TRACED_STOPPED, /* the same of a traced program, at the given time: its state does not tell a job control stop from others */
 	REPORT_ENDED,       /* value: exit status as the shell sees it; the container is empty */
 };
 
 struct report { /* keeper to front, one datagram each */
 	int kind;
 	int value;
+	uint64_t at_ns; /* CLOCK_MONOTONIC, with REPORT_TRACED_STOPPED */
 };
 
 /* The signal mask that the program is to start with. */

@@ -7,6 +7,8 @@
 #include "base/units.h"
 #include "container/bring_back.h"
 #include "container/squeeze.h"
+#include "container/traced.h"
+#include "inject/ward.h"
 #include "platform/granted_memory.h"
 
 #define NO_LIMIT_BYTES ((uint64_t)1 << 62)
@@ -63,7 +65,9 @@ bool release_let_go(struct container *c, struct address_space *as)
 	pid_t pid = process_of(c, as);
 	if (!pid || world_stop(pid, STOP_TIMEOUT_US, &world) < 0)
 		return false;
-	int r = address_space_let_go(as, world);
+	int r = !c->pager.forkless || world_is_complete(world) ? address_space_let_go(as, world) : -EAGAIN;
+	if (r == 0)
+		ward_drop(world);
 	world_resume(world);
 	if (r == 0)
 		container_forget_space(c, as);
@@ -80,7 +84,7 @@ static bool let_all_go(struct container *c)
 		next = as->next;
 		release_let_go(c, as);
 	}
-	return !c->spaces && !atomic_load(&c->newborn) && world_collect_late() == 0;
+	return !c->spaces && !atomic_load(&c->newborn) && traced_end() && world_collect_late() == 0;
 }
 
 int container_release_step(struct container *c, uint64_t *ret_left)

@@ -7,6 +7,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -27,6 +28,7 @@ struct front {
 	pid_t guardian, program;
 	int channel, signals;
 	int exit_code; /* -1: not known yet */
+	uint64_t continued_ns; /* when SIGCONT came last */
 	bool detached; /* the program has been started and goes on without this process */
 };
 
@@ -44,12 +46,21 @@ static int open_swap(const struct run_config *config, struct swap **ret_swap)
 	return r;
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
 /* A signal from the terminal has reached the program too (same process group); one sent to this process alone is passed on. */
 static void forward_signal(struct front *front)
 {
 	struct signalfd_siginfo info;
 	if (read(front->signals, &info, sizeof(info)) != sizeof(info) || front->program <= 0)
 		return;
+	if (info.ssi_signo == SIGCONT)
+		front->continued_ns = now_ns();
 	if (info.ssi_code == SI_KERNEL)
 		return;
 	kill(front->program, (int)info.ssi_signo);
@@ -73,6 +84,14 @@ static void mirror_stop(const struct front *front)
 		raise(SIGSTOP);
 }
 
+/* A traced program is in the same state while it is held for a moment. Whoever continues it after Ctrl-Z continues this process as well, by SIGCONT. */
+static void mirror_traced_stop(const struct front *front, uint64_t at_ns)
+{
+	struct process_info info;
+	if (front->continued_ns < at_ns && front->program > 0 && process_info_read(front->program, &info) == 0 && (info.state == 't' || info.state == 'T'))
+		raise(SIGSTOP);
+}
+
 /* Returns false when the keeper has nothing more to say. */
 static bool handle_report(struct front *front)
 {
@@ -93,6 +112,9 @@ static bool handle_report(struct front *front)
 		break;
 	case REPORT_STOPPED:
 		mirror_stop(front);
+		break;
+	case REPORT_TRACED_STOPPED:
+		mirror_traced_stop(front, report.at_ns);
 		break;
 	case REPORT_ENDED:
 		front->exit_code = report.value;

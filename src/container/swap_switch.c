@@ -8,6 +8,7 @@
 #include "container/bring_back.h"
 #include "container/container.h"
 #include "container/reclaimer.h"
+#include "container/traced.h"
 
 /* The reclaim thread is the only one that takes slots and writes: it stands still while the file changes. */
 static int switch_to(struct container *c, struct swap *swap)
@@ -87,6 +88,8 @@ static int finish(struct container *c)
 {
 	for (struct address_space *as = c->spaces; as; as = as->next)
 		address_space_drop_clean_slots(as);
+	if (swap_used_slots(c->swap) && c->pager.forkless)
+		container_barrier(c);
 	if (swap_used_slots(c->swap)) {
 		reclaimer_kick(c->reclaimer);
 		return -EINPROGRESS;

@@ -9,6 +9,7 @@
 
 #include "container/container.h"
 #include "container/reclaimer.h"
+#include "container/traced.h"
 #include "platform/process.h"
 #include "platform/scheduling.h"
 #include "reclaim/clock.h"
@@ -171,6 +172,8 @@ static void tick_closed(struct container *c, uint64_t usage, uint64_t now)
 	usage = sample(c);
 	if (usage + clock_watermarks(limit).start > limit)
 		reclaimer_kick(c->reclaimer);
+	if (c->pager.forkless && traced_keeps_many(c))
+		atomic_store(&c->barrier_wanted, true);
 	if (atomic_exchange(&c->barrier_wanted, false) && now - c->last_barrier_ns > BARRIER_NS) {
 		c->last_barrier_ns = now;
 		container_barrier(c);

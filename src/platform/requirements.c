@@ -254,6 +254,14 @@ static void check_features(struct requirement *req, const char *swap_dir)
 	set(req, REQUIREMENT_OK, "MOVE, WP_ASYNC, EVENT_FORK, REMAP, REMOVE, UNMAP and the rest are offered");
 }
 
+bool requirements_have_fork_events(void)
+{
+	const char *how;
+	_cleanup_close_ int fd = open_userfaultfd(&how);
+
+	return fd < 0 || uffd_api(fd, UFFD_PROGRAM_FEATURES) == 0;
+}
+
 /* UFFDIO_API refuses EVENT_FORK to a caller without CAP_SYS_PTRACE, whatever vm.unprivileged_userfaultfd says. */
 static void check_fork_events(struct requirement *req, const char *swap_dir)
 {
@@ -268,10 +276,10 @@ static void check_fork_events(struct requirement *req, const char *swap_dir)
 	}
 	r = uffd_api(fd, UFFD_PROGRAM_FEATURES);
 	if (r == -EPERM) {
-		set(req, REQUIREMENT_MISSING, "the kernel refuses EVENT_FORK to this user");
+		set(req, REQUIREMENT_WARNING, "not reported to this user: programs near their limit stay traced");
 		advise(req,
-		       "it needs CAP_SYS_PTRACE: run membox as root, or as root: setcap cap_sys_ptrace+ep FILE on the "
-		       "membox program file");
+		       "it works, but signals and forks take longer, no debugger can attach and set-user-id programs get no rights; to change that, "
+		       "CAP_SYS_PTRACE: run membox as root, or as root: setcap cap_sys_ptrace+ep FILE on the membox program file");
 	} else if (r) {
 		set(req, REQUIREMENT_MISSING, "handshake with all features: %s", strerror(-r));
 		advise(req, "boot a kernel of 6.8 or newer");

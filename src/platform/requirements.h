@@ -24,6 +24,9 @@ struct requirement {
 /* Checks everything; swap_dir is where default swap files go (NULL: unknown). Returns the number filled in. */
 uint32_t requirements_examine(const char *swap_dir, struct requirement ret[REQUIREMENTS_MAX]);
 
+/* True when the kernel reports forks to this process. Without that adopted processes have to stay traced. */
+bool requirements_have_fork_events(void);
+
 struct requirement_failure {
 	char text[256]; /* "WHAT: WHY", without the program's name */
 };
