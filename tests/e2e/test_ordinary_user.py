@@ -1,0 +1,220 @@
+"""The user nobody, without any capability: forks are not announced, adopted processes stay traced (docs/architecture.md, Without fork events)."""
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+import boxes
+from boxes import MIB, PYTHON, execute, named, need_membox, need_program, need_root, scale, victim, wait_until
+
+NOBODY = 65534
+SYSCTL = pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd")
+
+
+@pytest.fixture(scope="module")
+def allowed():
+    """userfaultfd for everybody; as it was afterwards."""
+    need_membox()
+    need_root("to become the user nobody")
+    need_program("setpriv")
+    if not SYSCTL.exists():
+        pytest.skip("the kernel has no vm.unprivileged_userfaultfd")
+    before = SYSCTL.read_text()
+    try:
+        SYSCTL.write_text("1")
+    except OSError as error:
+        pytest.skip(f"vm.unprivileged_userfaultfd: {error}")
+    yield
+    SYSCTL.write_text(before)
+
+
+@pytest.fixture
+def user(allowed):
+    folder = pathlib.Path(boxes.scratch_folder())
+    os.chown(folder, NOBODY, NOBODY)
+    yield User(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class User:
+    def __init__(self, folder):
+        self.folder = folder
+        self.count = 0
+
+    def command(self, *words):
+        return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "env",
+                f"HOME={self.folder}", f"MEMBOX_RUNTIME_DIR={self.folder}/run", *[str(word) for word in words]]
+
+    def box(self, program, limit, *options):
+        self.count += 1
+        self.stats = self.folder / f"stats-{self.count}"
+        return self.command(boxes.MEMBOX, "run", "--limit", limit, "--swap", self.folder / f"swap-{self.count}", "--stats", self.stats, *options, "--", *program)
+
+    def run(self, program, limit=48 * MIB, press_mb=80, **options):
+        status, stdout, stderr, _ = execute(self.box(program, limit), env={"VICTIM_PRESS_MB": str(press_mb)}, cwd=self.folder, **options)
+        if status == 77:
+            pytest.skip(stderr.strip())
+        return status, stdout, stderr
+
+    def right(self, program, limit=48 * MIB, **options):
+        status, stdout, stderr = self.run(program, limit, **options)
+        assert status == 0, f"status {status}\nstdout {stdout[-500:]!r}\nstderr {stderr[-3000:]}"
+        stats = boxes.load_json(self.stats)
+        assert stats["adoptions"] > 0 and stats["swap_out"] + stats["pool_in"] + stats["zero_drops"] > 0, stats
+        return stdout, stats
+
+
+def test_can_be_used_and_doctor_says_at_what_price(user):
+    status, stdout, stderr, _ = execute(user.command(boxes.MEMBOX, "doctor"))
+    assert status == 0, stdout + stderr.encode()
+    assert b"stay traced" in stdout
+    user.right([PYTHON, "-c", "b = bytearray(96 << 20); b[::4096] = b'x' * (96 << 8); print(sum(b[::4096]))"])
+
+
+@pytest.mark.parametrize("round", range(scale(2, 10)))
+def test_children_of_forks_have_what_is_evicted(user, round):
+    stdout, stats = user.right([victim("fork-evicted")])
+    assert stats["adoptions"] > 1
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_random_operations(user, threads):
+    user.right([victim("random-memory-ops"), 100 + threads, scale(5, 60), 96, threads])
+
+
+@pytest.mark.parametrize("name, arguments", [("exec-evicted", []), ("shared-by-fork", [64, 3, 40]), ("outlive-sharer", ["exit", 80]), ("outlive-sharer", ["exec", 80])])
+def test_victims_that_make_processes(user, name, arguments):
+    user.right([victim(name), *arguments])
+
+
+# Grows beyond its limit, then ends as it is told.
+ENDS = """
+import os, signal, sys
+block = bytearray(96 << 20)
+block[::4096] = b'x' * (96 << 8)
+assert sum(block[::4096]) == 120 * (96 << 8)
+kind, number = sys.argv[1], int(sys.argv[2])
+if kind == 'exit':
+    os._exit(number)
+os.kill(os.getpid(), number)
+"""
+
+
+@pytest.mark.parametrize("kind, number, status", [("exit", 0, 0), ("exit", 3, 3), ("signal", signal.SIGTERM, 128 + 15), ("signal", signal.SIGKILL, 128 + 9)])
+def test_exit_codes(user, kind, number, status):
+    assert user.run([PYTHON, "-c", ENDS, kind, int(number)])[0] == status
+
+
+SIGNALS = """
+import os, signal, time
+got = []
+for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD, signal.SIGALRM):
+    signal.signal(number, lambda n, frame: got.append(n))
+block = bytearray(96 << 20)
+block[::4096] = b'x' * (96 << 8)
+for i in range(200):
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(os.getpid(), number)
+signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+end = time.monotonic() + 1
+while time.monotonic() < end:
+    time.sleep(0.005)
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert got.count(signal.SIGUSR1) == 200 and got.count(signal.SIGUSR2) == 200, len(got)
+assert got.count(signal.SIGALRM) > 40, got.count(signal.SIGALRM)
+print('signals', sum(block[::4096]) == 120 * (96 << 8))
+"""
+
+
+def test_signals_reach_the_program(user):
+    assert user.right([PYTHON, "-c", SIGNALS])[0] == b"signals True\n"
+
+
+STOPS = """
+import sys, time
+block = bytearray(96 << 20)
+block[::4096] = b'x' * (96 << 8)
+print('ready', flush=True)
+while True:
+    block[::4096] = b'y' * (96 << 8)
+    print('on', flush=True)
+    time.sleep(0.02)
+"""
+
+
+def state(pid):
+    text = boxes.read(f"/proc/{pid}/stat")
+    return text[text.rindex(")") + 2] if ")" in text else "X"
+
+
+def test_a_stopped_program_stands_still_and_goes_on(user):
+    process = subprocess.Popen(user.box([PYTHON, "-c", STOPS], 48 * MIB), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, cwd=user.folder)
+    assert process.stdout.readline() == b"ready\n"
+    program = named(process.pid, "python3")[0]
+    assert wait_until(lambda: boxes.read(f"/proc/{program}/status").split("TracerPid:")[1].split()[0] != "0", 10), "is not adopted"
+    for _ in range(5):
+        assert process.stdout.readline() == b"on\n"
+        os.kill(program, signal.SIGSTOP)  # its process group is orphaned: SIGTSTP does nothing there
+        assert wait_until(lambda: state(process.pid) == "T", 10), "membox does not stop with its program"
+        assert state(program) in "tT"
+        os.killpg(process.pid, signal.SIGCONT)
+        assert wait_until(lambda: state(process.pid) != "T" and state(program) not in "tT", 10)
+        time.sleep(0.05)
+        assert state(process.pid) != "T"
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 128 + 15
+
+
+def test_a_pipeline_in_one_box(user):
+    need_program("sort")
+    script = "seq 1 600000 | sort -R --random-source=/dev/zero -S 64M | sort -n -S 64M | tail -n 1"
+    assert user.right(["sh", "-c", script], 32 * MIB)[0] == b"600000\n"
+
+
+POOL = """
+import multiprocessing, sys
+data = [list(range(i, i + 1000)) for i in range(1500)]
+def work(i):
+    own = bytearray(4 << 20)
+    own[::4096] = b'z' * 1024
+    return sum(data[i]) + sum(own[::4096]) - 1024 * ord('z')
+if __name__ == '__main__':
+    multiprocessing.set_start_method('fork')
+    for _ in range(3):
+        with multiprocessing.Pool(4) as pool:
+            assert pool.map(work, range(1500)) == [sum(l) for l in data]
+    print('right')
+"""
+
+
+def test_python_multiprocessing(user):
+    assert user.right([PYTHON, "-c", POOL], 32 * MIB)[0] == b"right\n"
+
+
+def test_many_containers_at_once(user):
+    nr = scale(20, 100)
+    program = "b = bytearray(24 << 20)\nfor r in range(3):\n  b[::4096] = bytes([65 + r]) * (24 << 8)\nprint(sum(b[::4096]) == 67 * (24 << 8))"
+    started = [subprocess.Popen(user.box([PYTHON, "-c", program], 20 * MIB, "--name", f"many-{i}"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                start_new_session=True, cwd=user.folder) for i in range(nr)]
+    results = [(process.communicate(timeout=boxes.TIMEOUT_S), process.returncode) for process in started]
+    assert [(out, code) for (out, _), code in results] == [(b"True\n", 0)] * nr, results
+
+
+def test_nobody_runs_on_when_the_keeper_is_killed(user):
+    """Also a child that has just been forked: the kernel kills whom the keeper traced."""
+    program = ("import os\nb = bytearray(96 << 20)\nb[::4096] = b'x' * (96 << 8)\nprint('ready', flush=True)\n"
+               "while True:\n  p = os.fork()\n  if not p:\n    assert sum(b[::4096]) == 120 * (96 << 8)\n    os._exit(0)\n  assert os.waitpid(p, 0)[1] == 0")
+    for _ in range(scale(3, 20)):
+        process = subprocess.Popen(user.box([PYTHON, "-c", program], 48 * MIB), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, cwd=user.folder)
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.3)
+        guardian = boxes.named(process.pid, "mbx-guardian")[0]
+        keeper = next(pid for pid, _, name in boxes.descendants(guardian) if name == "membox")
+        os.kill(keeper, signal.SIGKILL)
+        stderr = process.communicate(timeout=30)[1]
+        assert process.returncode == 125 and b"no page was lost" in stderr and b"Error" not in stderr, stderr
