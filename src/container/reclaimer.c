@@ -249,7 +249,6 @@ static void reclaim_round(struct reclaimer *r)
 	uint64_t limit = charge_limit(&c->charge), usage;
 	enum exhaustion why = c->swap ? EXHAUSTED_NOTHING_LEFT : EXHAUSTED_NO_SWAP;
 	take_spaces(r);
-	set_pool_target(r, limit, goal(c, limit));
 	while (!atomic_load(&r->stop) && (usage = usage_to_come(c)) + goal(c, limit) > limit) {
 		uint64_t freed = 0;
 		if (file_pages_are_due(r))
@@ -288,6 +287,8 @@ static void *reclaimer_main(void *argument)
 			log_debug("reclaim: eventfd: errno %d", errno);
 		atomic_store(&r->kicked, false);
 		uint64_t limit = charge_limit(&r->c->charge);
+		if (kicked)
+			set_pool_target(r, limit, goal(r->c, limit));
 		uint64_t start = container_room(r->c, limit, clock_watermarks(limit).start);
 		if (kicked && charge_usage(&r->c->charge) + start > limit) {
 			atomic_fetch_add(&r->c->pager.busy, 1);
