@@ -54,6 +54,7 @@ void address_space_put(struct address_space *as)
 		agent_release(as->agent);
 	shadow_free(as->shadow);
 	range_list_release(&as->ranges);
+	layout_events_release(&as->unapplied);
 	if (as->pagemap >= 0)
 		close(as->pagemap);
 	if (as->maps >= 0)

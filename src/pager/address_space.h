@@ -16,6 +16,7 @@
 #include "base/types.h"
 #include "inject/agent.h"
 #include "inject/world.h"
+#include "pager/layout_events.h"
 #include "pager/pager.h"
 #include "pager/range_list.h"
 #include "pager/shadow.h"
@@ -47,6 +48,7 @@ struct address_space {
 
 	struct lock layout; /* LOCK_LAYOUT: all below */
 	struct shadow *shadow;
+	struct layout_events unapplied; /* read, and not yet in the table: see events_settle */
 	struct streams streams;
 	struct range_list ranges; /* extents of registered mappings: hints for windows and runs, see registration_extent */
 	remote_addr_t hand;       /* clock hand: where the next eviction scan begins */

@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "pager/events.h"
 #include "pager/registration.h"
 #include "pager/writeback.h"
 #include "platform/pagemap.h"
@@ -473,7 +474,8 @@ static void put_pinned_back(struct transaction *t)
 	struct address_space *as = t->as;
 	struct batch *batch = t->batch;
 	lock_take(&as->layout);
-	for (uint32_t i = 0; i < batch->nr_pages; i++) {
+	bool is_settled = events_settle(as);
+	for (uint32_t i = 0; is_settled && i < batch->nr_pages; i++) {
 		const struct batch_page *page = &batch->pages[i];
 		shadow_entry_t entry = page->slot != NO_SLOT ? shadow_get(as->shadow, page->addr) : 0;
 		if (!(entry & ENTRY_PINNED) || entry_state(entry) != STATE_STAGED || entry_slot(entry) != page->slot)
@@ -559,7 +561,7 @@ static void finish(struct transaction *t, int captured, struct evict_result *res
 static int move_out(struct transaction *t)
 {
 	struct address_space *as = t->as;
-	if (uffd_event_pending(as->uffd))
+	if (!events_settle(as) || uffd_event_pending(as->uffd))
 		return -EAGAIN;
 	registration_pin_threads(as);
 	t->knows_shared = as->shares;

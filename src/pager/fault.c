@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
+#include "pager/events.h"
 #include "pager/registration.h"
 #include "pager/writeback.h"
 #include "platform/userfaultfd.h"
@@ -680,9 +681,10 @@ static void load_put_in(struct fault_context *context, struct load *load)
 {
 	struct address_space *as = load->as;
 	lock_take(&as->layout);
+	bool is_settled = events_settle(as);
 	if (load->fault_page != NOBODY_WAITS)
 		as->fills++;
-	while (load->nr_pages) {
+	while (is_settled && load->nr_pages) {
 		uint32_t n = 0;
 		while (n < load->nr_pages && is_wanted(load, n))
 			n++;
