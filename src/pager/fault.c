@@ -327,6 +327,28 @@ static void begin_load(struct fault_context *context, struct load *load, struct 
 	stat_add(context->pager->stats, swap_in, nr);
 }
 
+static bool is_resident(const struct address_space *as, remote_addr_t page)
+{
+	return entry_state(shadow_get(as->shadow, page)) == STATE_RESIDENT;
+}
+
+/* Tells the stream what it brings in, and, when it has proved itself, what is in memory already where its reader will pass. */
+static void note_filled(struct address_space *as, const struct load *load, struct window window)
+{
+	uint32_t passed = 0;
+	remote_addr_t end = load->start + (uint64_t)load->nr_pages * PAGE_BYTES;
+	streams_filled(&as->streams, window.stream, load->start, load->nr_pages);
+	if (window.pages < STREAM_ESTABLISHED)
+		return;
+	if (window.down)
+		while (passed < STREAM_MAX_PASSED && is_resident(as, load->start - (passed + 1ull) * PAGE_BYTES))
+			passed++;
+	else
+		while (passed < STREAM_MAX_PASSED && is_resident(as, end + (uint64_t)passed * PAGE_BYTES))
+			passed++;
+	streams_pass_over(&as->streams, window.stream, window.down ? 0 : passed, window.down ? passed : 0);
+}
+
 static enum fault_result start_load(struct fault_context *context, struct fault *fault, shadow_entry_t entry)
 {
 	struct address_space *as = fault->as;
@@ -342,7 +364,8 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 	begin_load(context, load, as, fault->page - (uint64_t)below * PAGE_BYTES, (uint32_t)granted);
 	load->fault_page = below;
 	load->write = fault->write;
-	streams_filled(&as->streams, window.stream, load->start, load->nr_pages);
+	load->sequential = window.pages >= STREAM_ESTABLISHED;
+	note_filled(as, load, window);
 	stat_add(context->pager->stats, readahead, load->nr_pages - 1);
 	return FAULT_DONE;
 }
