@@ -57,7 +57,9 @@ struct address_space {
 	bool shares;              /* pages may be shared by fork: seen, or to be expected. Set by whoever sees it, tells reclaim to look */
 	bool seen_shared;         /* ... in this revolution of the hand */
 	struct range populated;   /* where sharing left by fork was broken last */
-	uint32_t revolutions_idle; /* revolutions of the hand without an eviction */
+	uint32_t revolutions;      /* of the hand */
+	uint32_t revolutions_idle; /* the last of them, without an eviction */
+	uint64_t noted_out;        /* what it last added to the pager's figure of evicted pages */
 	bool wipe_unchecked; /* forked child: MADV_WIPEONFORK ranges not yet looked for */
 
 	struct fault_thread *thread;
@@ -122,6 +124,9 @@ struct page_counts {
 
 /* Any thread with a reference; takes the layout lock. */
 struct page_counts address_space_count(struct address_space *as);
+
+/* Under the layout lock. Brings the pager's figure of evicted pages up to date. */
+void address_space_note_out(struct address_space *as);
 
 /* No thread is inside madvise (the world is stopped): what a REMOVE event flagged may be evicted again. */
 void address_space_expire_removed(struct address_space *as);

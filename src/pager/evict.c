@@ -32,9 +32,7 @@
 #define MAX_RUNS 96              /* MOVE operations in one transaction: bounds how long the lock is held when memory is scattered */
 #define MAX_LOOK 1024            /* pages in one look at the page tables */
 #define MAX_LOOKED_AT 16384      /* resident pages passed by in one transaction */
-#define IDLE_REVOLUTIONS 5       /* one more than the highest age: then every page has been passed at age 0 */
 #define MAX_BUSY_PAGES 256       /* pages whose sharing is broken in one go */
-#define SHARED_AGE 1u            /* a page that several processes share is worth more than a page of one */
 
 struct run {
 	remote_addr_t start;
@@ -85,9 +83,6 @@ static bool was_used_just_now(const struct address_space *as, shadow_entry_t ent
 	return entry_state(entry) == STATE_RESIDENT && (uint8_t)(as->fills / 16 - entry_epoch(entry)) < 2;
 }
 
-/* Writes are no evidence any more when nothing has left in two revolutions: all of it is in use, and something has to go. */
-#define REVOLUTIONS_FOR_WRITTEN 2
-
 static bool may_leave(const struct address_space *as, shadow_entry_t entry)
 {
 	return !(entry & (ENTRY_PINNED | ENTRY_REMOVED | ENTRY_LOADING)) && !entry_is_evicted(entry) && !was_used_just_now(as, entry);
@@ -98,16 +93,19 @@ static bool is_candidate(struct transaction *t, remote_addr_t page, bool written
 {
 	struct address_space *as = t->as;
 	shadow_entry_t entry = shadow_get(as->shadow, page);
-	unsigned age = shared && !(entry & ENTRY_ARMED) ? SHARED_AGE + 1 : entry_age(entry);
+	struct clock_hand hand = {.revolution = as->revolutions, .idle = as->revolutions_idle};
+	bool armed = entry & ENTRY_ARMED;
+	unsigned age = entry_age(entry);
 	if (entry & ENTRY_REMOVED)
 		t->removed++;
 	if (!may_leave(as, entry))
 		return false;
-	written = written && (entry & ENTRY_ARMED) && as->revolutions_idle < REVOLUTIONS_FOR_WRITTEN;
-	if (clock_hand_passes(age, written, &age))
+	/* A page that several processes share is worth more than a page of one: it is passed once. */
+	if (clock_hand_passes(&hand, page, age, armed ? written : shared, &age))
 		return true;
-	shadow_set(as->shadow, page, entry_with_age(entry, age) | ENTRY_ARMED);
-	t->passed++;
+	if (age != entry_age(entry) || !armed)
+		shadow_set(as->shadow, page, entry_with_age(entry, age) | ENTRY_ARMED);
+	t->passed += !armed || written;
 	return false;
 }
 
@@ -241,6 +239,7 @@ static int choose(struct transaction *t)
 		t->wrapped = true;
 		as->hand = 0;
 		as->nr_skips = 0;
+		as->revolutions++;
 		as->revolutions_idle++;
 		as->shares = as->seen_shared;
 		as->seen_shared = false;
@@ -574,9 +573,10 @@ static void transact(struct transaction *t, struct evict_result *result)
 	int r = move_out(t);
 	if (r > 0)
 		as->revolutions_idle = 0; /* for shared pages that is known later: some can never leave (read-only, a sharer out of reach) */
-	result->dry = r == 0 && as->revolutions_idle >= IDLE_REVOLUTIONS;
+	result->dry = r == 0 && as->revolutions_idle >= CLOCK_IDLE_MAX;
 	if (result->dry)
 		as->revolutions_idle = 0;
+	address_space_note_out(as);
 	lock_drop(&as->layout);
 	give_unused_slots_back(t);
 	result->no_slots = t->no_slots;

@@ -256,7 +256,7 @@ static enum fault_result fill_zeros_again(struct fault_context *context, struct 
 	charge_cancel(context->pager->charge, 1 - done / PAGE_BYTES);
 	if (done)
 		record_filled(as, fault->page, 1, fault->page,
-			      clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager)));
+			      pager_age_at_refault(context->pager, fault->page, entry_epoch(entry)));
 	return conclude(context, fault, done ? 0 : r);
 }
 
@@ -270,7 +270,7 @@ static enum fault_result fill_from_batch(struct fault_context *context, struct f
 	charge_commit(context->pager->charge, done / PAGE_BYTES);
 	charge_cancel(context->pager->charge, 1 - done / PAGE_BYTES);
 	if (done) {
-		unsigned age = clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager));
+		unsigned age = pager_age_at_refault(context->pager, fault->page, entry_epoch(entry));
 		as->fills++;
 		shadow_set(as->shadow, fault->page,
 			   entry_make(STATE_RESIDENT, entry_slot(entry), age, fill_epoch(as), entry & ENTRY_PINNED));
@@ -460,12 +460,12 @@ uint32_t fault_bring_back(struct fault_context *context, struct address_space *a
 static void record_loaded(struct fault_context *context, struct load *load, uint32_t first, uint32_t nr)
 {
 	struct address_space *as = load->as;
-	uint8_t now = pager_epoch(context->pager);
 	for (uint32_t i = first; i < first + nr; i++) {
 		remote_addr_t page = load->start + (uint64_t)i * PAGE_BYTES;
 		shadow_entry_t entry = shadow_get(as->shadow, page);
 		bool asked = i == load->fault_page;
-		unsigned age = asked ? clock_age_at_refault(entry_epoch(entry), now) : 0;
+		bool used = asked || load->sequential;
+		unsigned age = used ? pager_age_at_refault(context->pager, page, entry_epoch(entry)) : 0;
 		uint8_t epoch = (uint8_t)(fill_epoch(as) + (asked ? 0 : NOT_RECENT));
 		uint64_t flags = (entry & ENTRY_PINNED) | (asked && load->write ? 0 : ENTRY_ARMED);
 		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, epoch, flags));

@@ -55,6 +55,12 @@ uint8_t pager_epoch(const struct pager *pager)
 	return (uint8_t)(atomic_load_explicit(&pager->evicted, memory_order_relaxed) / unit);
 }
 
+unsigned pager_age_at_refault(const struct pager *pager, remote_addr_t page, uint8_t evicted)
+{
+	uint64_t out = atomic_load_explicit(&pager->out, memory_order_relaxed);
+	return clock_age_at_refault(page, evicted, pager_epoch(pager), clock_typical_distance(out, charge_limit(pager->charge)));
+}
+
 int pager_attach(struct pager *pager, struct address_space *as)
 {
 	if (pager->nr_threads < PAGER_MAX_FAULT_THREADS) {
