@@ -16,6 +16,7 @@ enum lock_rank {
 	LOCK_WRITEBACK,     /* batches on their way to the swap file */
 	LOCK_CHARGE,        /* usage figures */
 	LOCK_SWAP,          /* slot allocator */
+	LOCK_TRACE,         /* the buffer of the policy's trace */
 	LOCK_LOG,
 	LOCK_NR_RANKS,
 };

@@ -24,6 +24,7 @@ static struct address_space *address_space_new(struct pager *pager, struct shado
 	as->pager = pager;
 	as->references = 1;
 	as->pagemap = as->maps = -1;
+	as->number = atomic_fetch_add(&pager->nr_spaces, 1) + 1;
 	as->uffd = uffd;
 	as->shadow = shadow;
 	lock_init(&as->agent_lock, LOCK_AGENT);
@@ -307,6 +308,7 @@ static void forget_entry(struct shadow *shadow, remote_addr_t addr, shadow_entry
 
 void address_space_forget(struct address_space *as, remote_addr_t start, remote_addr_t end)
 {
+	address_space_trace(as, TRACE_FORGOTTEN, 0, start, (uint32_t)MIN_OF((end - start) / PAGE_BYTES, UINT32_MAX));
 	shadow_for_each(as->shadow, start, end, forget_entry, as->pager);
 }
 

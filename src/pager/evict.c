@@ -106,6 +106,8 @@ static bool is_candidate(struct transaction *t, remote_addr_t page, bool written
 	if (age != entry_age(entry) || !armed)
 		shadow_set(as->shadow, page, entry_with_age(entry, age) | ENTRY_ARMED);
 	t->passed += !armed || written;
+	if (armed && written)
+		address_space_trace(as, TRACE_WRITTEN, 0, page, age);
 	return false;
 }
 
@@ -412,6 +414,19 @@ static void record_one(struct transaction *t, struct batch_page *page)
 	shadow_set(as->shadow, page->addr, entry_make(STATE_STAGED, page->slot, 0, pager_epoch(as->pager), entry & ENTRY_PINNED));
 }
 
+static void trace_evicted(const struct transaction *t, const bool *moved)
+{
+	const struct batch_page *pages = t->batch->pages;
+	for (uint32_t i = 0, nr; t->as->pager->trace && i < t->nr_pages; i += nr) {
+		nr = 1;
+		if (!moved[i])
+			continue;
+		while (i + nr < t->nr_pages && moved[i + nr] && pages[i + nr].addr == pages[i].addr + nr * PAGE_BYTES)
+			nr++;
+		address_space_trace(t->as, TRACE_EVICTED, 0, pages[i].addr, nr);
+	}
+}
+
 /* Steps 4 and 5. Returns how many pages were captured, or -errno. */
 static int record(struct transaction *t)
 {
@@ -424,6 +439,7 @@ static int record(struct transaction *t)
 	if (r < 0)
 		return r;
 	note_refusals(t, moved);
+	trace_evicted(t, moved);
 	int captured = 0;
 	for (uint32_t i = 0; i < t->nr_pages; i++) {
 		if (moved[i]) {

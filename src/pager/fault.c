@@ -143,6 +143,8 @@ static uint8_t fill_epoch(const struct address_space *as)
 /* Records pages that are resident now and were new: no slot. The faulting one counts as used just now. */
 static void record_filled(struct address_space *as, remote_addr_t start, uint64_t nr_pages, remote_addr_t fault_page, unsigned age)
 {
+	if (nr_pages > 1)
+		address_space_trace(as, TRACE_FILLED, fault_page > start ? TRACE_FLAG_DOWN : 0, start, (uint32_t)nr_pages);
 	as->fills++;
 	for (remote_addr_t page = start; page < start + nr_pages * PAGE_BYTES; page += PAGE_BYTES) {
 		shadow_entry_t entry = shadow_get(as->shadow, page);
@@ -212,7 +214,7 @@ static enum fault_result fill_new(struct fault_context *context, struct fault *f
 	struct address_space *as = fault->as;
 	if (!fault->write)
 		return fill_zero_page(context, fault);
-	struct window window = streams_fault(&as->streams, fault->page, LOAD_MAX_PAGES);
+	struct window window = streams_fault(&as->streams, fault->page, context->pager->max_window);
 	uint32_t want;
 	remote_addr_t start = new_window(as, fault->page, window, &want);
 	uint64_t granted = prepare(context, fault, want);
@@ -355,7 +357,7 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 	struct load *load = load_take(context);
 	if (!load)
 		return FAULT_DEFERRED;
-	struct window window = streams_fault(&as->streams, fault->page, LOAD_MAX_PAGES);
+	struct window window = streams_fault(&as->streams, fault->page, context->pager->max_window);
 	uint32_t want = swapped_window(as, fault->page, entry_slot(entry), window);
 	uint64_t granted = prepare(context, fault, want);
 	if (!granted)
@@ -365,6 +367,7 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 	load->fault_page = below;
 	load->write = fault->write;
 	load->sequential = window.pages >= STREAM_ESTABLISHED;
+	load->down = window.down;
 	note_filled(as, load, window);
 	stat_add(context->pager->stats, readahead, load->nr_pages - 1);
 	return FAULT_DONE;
@@ -485,6 +488,8 @@ static uint32_t put_in_run(struct fault_context *context, struct load *load, uin
 	uint32_t pages = (uint32_t)(done / PAGE_BYTES);
 	if (pages) {
 		record_loaded(context, load, first, pages);
+		if (load->nr_pages > 1)
+			address_space_trace(as, TRACE_FILLED, load->down ? TRACE_FLAG_DOWN : 0, load->start + (uint64_t)first * PAGE_BYTES, pages);
 		charge_commit(context->pager->charge, pages);
 		return pages;
 	}

@@ -9,6 +9,7 @@
 #include "base/types.h"
 #include "reclaim/charge.h"
 #include "stats/stats.h"
+#include "stats/trace.h"
 #include "swap/swap.h"
 
 struct address_space;
@@ -37,6 +38,9 @@ struct pager {
 	struct swap *swap; /* NULL: none */
 	struct writeback *writeback;
 	struct stats *stats;
+	struct trace *trace;         /* NULL: none (the environment's MEMBOX_TRACE) */
+	uint32_t max_window;         /* pages brought in for one fault at most */
+	_Atomic uint32_t nr_spaces;  /* ever */
 	struct charge *charge;
 	struct pager_callbacks callbacks;
 	struct pager_home home;
