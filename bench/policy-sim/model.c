@@ -129,11 +129,14 @@ static bool may_leave(struct model *m, struct page *page)
 	return false;
 }
 
-static void reclaim(struct model *m)
+/* When there is no room for `need` pages above the start mark. */
+static void reclaim(struct model *m, uint32_t need)
 {
 	uint32_t last = UINT32_MAX - 1;
-	uint64_t goal = m->costs.evicted + m->nr_resident - (m->memory - MIN_OF(m->marks.stop, m->memory / 2));
-	while (m->costs.evicted < goal) {
+	uint64_t start = MIN_OF(m->marks.start + need, m->memory / 2), stop = MIN_OF(MAX_OF(m->marks.stop, start), m->memory / 2);
+	if (m->nr_resident + start <= m->memory)
+		return;
+	while (m->nr_resident + stop > m->memory) {
 		uint32_t index = next_resident(m);
 		m->hand = index + 1;
 		m->costs.looked_at++;
@@ -209,8 +212,7 @@ bool model_access(void *model, struct access access)
 		page->written |= access.write;
 		return true;
 	}
-	if (m->nr_resident + (m->readahead ? MAX_WINDOW : 1) > m->memory - MIN_OF(m->marks.start, m->memory / 4))
-		reclaim(m);
+	reclaim(m, m->readahead ? MAX_WINDOW : 1);
 	bool staged = page->evicted && m->costs.evicted - page->evicted_at <= STAGED_PAGES;
 	bool refault = page->evicted;
 	m->fills++;
