@@ -36,10 +36,8 @@
 #define MAX_RUNS 96              /* MOVE operations in one transaction: bounds how long the lock is held when memory is scattered */
 #define MAX_LOOK 1024            /* pages in one look at the page tables */
 #define MAX_LOOKED_AT 16384      /* resident pages passed by in one transaction */
-#define IDLE_REVOLUTIONS 5       /* one more than the highest age: then every page has been passed at age 0 */
 #define READ_PAGES 16             /* read and checksummed together, while they are in the processor's cache */
 #define MAX_BUSY_PAGES 256       /* pages whose sharing is broken in one go */
-#define SHARED_AGE 1u            /* a page that several processes share is worth more than a page of one */
 
 struct run {
 	remote_addr_t start;
@@ -90,9 +88,6 @@ static bool was_used_just_now(const struct address_space *as, shadow_entry_t ent
 	return entry_state(entry) == STATE_RESIDENT && (uint8_t)(as->fills / 16 - entry_epoch(entry)) < 2;
 }
 
-/* Writes are no evidence any more when nothing has left in two revolutions: all of it is in use, and something has to go. */
-#define REVOLUTIONS_FOR_WRITTEN 2
-
 static bool may_leave(const struct address_space *as, shadow_entry_t entry)
 {
 	return !(entry & (ENTRY_PINNED | ENTRY_REMOVED | ENTRY_LOADING)) && !entry_is_evicted(entry) && !was_used_just_now(as, entry);
@@ -103,16 +98,21 @@ static bool is_candidate(struct transaction *t, remote_addr_t page, bool written
 {
 	struct address_space *as = t->as;
 	shadow_entry_t entry = shadow_get(as->shadow, page);
-	unsigned age = shared && !(entry & ENTRY_ARMED) ? SHARED_AGE + 1 : entry_age(entry);
+	struct clock_hand hand = {.revolution = as->revolutions, .idle = as->revolutions_idle};
+	bool armed = entry & ENTRY_ARMED;
+	unsigned age = entry_age(entry);
 	if (entry & ENTRY_REMOVED)
 		t->removed++;
 	if (!may_leave(as, entry))
 		return false;
-	written = written && (entry & ENTRY_ARMED) && as->revolutions_idle < REVOLUTIONS_FOR_WRITTEN;
-	if (clock_hand_passes(age, written, &age))
+	/* A page that several processes share is worth more than a page of one: it is passed once. */
+	if (clock_hand_passes(&hand, page, age, armed ? written : shared, &age))
 		return true;
-	shadow_set(as->shadow, page, entry_with_age(entry, age) | ENTRY_ARMED);
-	t->passed++;
+	if (age != entry_age(entry) || !armed)
+		shadow_set(as->shadow, page, entry_with_age(entry, age) | ENTRY_ARMED);
+	t->passed += !armed || written;
+	if (armed && written)
+		address_space_trace(as, TRACE_WRITTEN, 0, page, age);
 	return false;
 }
 
@@ -246,6 +246,7 @@ static int choose(struct transaction *t)
 		t->wrapped = true;
 		as->hand = 0;
 		as->nr_skips = 0;
+		as->revolutions++;
 		as->revolutions_idle++;
 		as->shares = as->seen_shared;
 		as->seen_shared = false;
@@ -418,6 +419,19 @@ static void record_one(struct transaction *t, struct batch_page *page)
 	shadow_set(as->shadow, page->addr, entry_make(STATE_STAGED, page->slot, 0, pager_epoch(as->pager), entry & ENTRY_PINNED));
 }
 
+static void trace_evicted(const struct transaction *t, const bool *moved)
+{
+	const struct batch_page *pages = t->batch->pages;
+	for (uint32_t i = 0, nr; t->as->pager->trace && i < t->nr_pages; i += nr) {
+		nr = 1;
+		if (!moved[i])
+			continue;
+		while (i + nr < t->nr_pages && moved[i + nr] && pages[i + nr].addr == pages[i].addr + nr * PAGE_BYTES)
+			nr++;
+		address_space_trace(t->as, TRACE_EVICTED, 0, pages[i].addr, nr);
+	}
+}
+
 /* Steps 4 and 5. Returns how many pages were captured, or -errno. */
 static int record(struct transaction *t)
 {
@@ -430,6 +444,7 @@ static int record(struct transaction *t)
 	if (r < 0)
 		return r;
 	note_refusals(t, moved);
+	trace_evicted(t, moved);
 	int captured = 0;
 	for (uint32_t i = 0; i < t->nr_pages; i++) {
 		if (moved[i]) {
@@ -585,9 +600,10 @@ static void transact(struct transaction *t, struct evict_result *result)
 	int r = move_out(t);
 	if (r > 0)
 		as->revolutions_idle = 0; /* for shared pages that is known later: some can never leave (read-only, a sharer out of reach) */
-	result->dry = r == 0 && as->revolutions_idle >= IDLE_REVOLUTIONS;
+	result->dry = r == 0 && as->revolutions_idle >= CLOCK_IDLE_MAX;
 	if (result->dry)
 		as->revolutions_idle = 0;
+	address_space_note_out(as);
 	lock_drop(&as->layout);
 	scheduling_give_way();
 	give_unused_slots_back(t);

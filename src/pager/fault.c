@@ -148,6 +148,8 @@ static uint8_t fill_epoch(const struct address_space *as)
 /* Records pages that are resident now and were new: no slot. The faulting one counts as used just now. */
 static void record_filled(struct address_space *as, remote_addr_t start, uint64_t nr_pages, remote_addr_t fault_page, unsigned age)
 {
+	if (nr_pages > 1)
+		address_space_trace(as, TRACE_FILLED, fault_page > start ? TRACE_FLAG_DOWN : 0, start, (uint32_t)nr_pages);
 	as->fills++;
 	for (remote_addr_t page = start; page < start + nr_pages * PAGE_BYTES; page += PAGE_BYTES) {
 		shadow_entry_t entry = shadow_get(as->shadow, page);
@@ -217,7 +219,7 @@ static enum fault_result fill_new(struct fault_context *context, struct fault *f
 	struct address_space *as = fault->as;
 	if (!fault->write)
 		return fill_zero_page(context, fault);
-	struct window window = streams_fault(&as->streams, fault->page, LOAD_MAX_PAGES);
+	struct window window = streams_fault(&as->streams, fault->page, context->pager->max_window);
 	uint32_t want;
 	remote_addr_t start = new_window(as, fault->page, window, &want);
 	uint64_t granted = prepare(context, fault, want);
@@ -261,7 +263,7 @@ static enum fault_result fill_zeros_again(struct fault_context *context, struct 
 	charge_cancel(context->pager->charge, 1 - done / PAGE_BYTES);
 	if (done)
 		record_filled(as, fault->page, 1, fault->page,
-			      clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager)));
+			      pager_age_at_refault(context->pager, fault->page, entry_epoch(entry)));
 	return conclude(context, fault, done ? 0 : r);
 }
 
@@ -273,7 +275,7 @@ static int put_in_from_batch(struct fault_context *context, struct address_space
 	charge_commit(context->pager->charge, *ret_done / PAGE_BYTES);
 	charge_cancel(context->pager->charge, 1 - *ret_done / PAGE_BYTES);
 	if (*ret_done) {
-		unsigned age = clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager));
+		unsigned age = pager_age_at_refault(context->pager, page, entry_epoch(entry));
 		as->fills++;
 		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, fill_epoch(as), entry & ENTRY_PINNED));
 	}
@@ -343,6 +345,28 @@ static uint32_t gather_from_pool(struct fault_context *context, const struct add
 	return n;
 }
 
+static bool is_resident(const struct address_space *as, remote_addr_t page)
+{
+	return entry_state(shadow_get(as->shadow, page)) == STATE_RESIDENT;
+}
+
+/* Tells the stream what is brought in, and, when it has proved itself, what is in memory already where its reader will pass. */
+static void note_filled(struct address_space *as, remote_addr_t start, uint32_t nr_pages, struct window window)
+{
+	uint32_t passed = 0;
+	remote_addr_t end = start + (uint64_t)nr_pages * PAGE_BYTES;
+	streams_filled(&as->streams, window.stream, start, nr_pages);
+	if (window.pages < STREAM_ESTABLISHED)
+		return;
+	if (window.down)
+		while (passed < STREAM_MAX_PASSED && is_resident(as, start - (passed + 1ull) * PAGE_BYTES))
+			passed++;
+	else
+		while (passed < STREAM_MAX_PASSED && is_resident(as, end + (uint64_t)passed * PAGE_BYTES))
+			passed++;
+	streams_pass_over(&as->streams, window.stream, window.down ? 0 : passed, window.down ? passed : 0);
+}
+
 /*
  * As a rule the pages leave the pool, which would hold them twice. Those of a sequential reader stay there too: it has seen them for the last time when
  * it is through, and then they leave memory without being compressed once more.
@@ -354,7 +378,7 @@ static void record_from_pool(struct fault_context *context, const struct fault *
 		remote_addr_t page = start + (uint64_t)i * PAGE_BYTES;
 		shadow_entry_t entry = shadow_get(as->shadow, page);
 		bool asked = page == fault->page;
-		unsigned age = asked ? clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager)) : 0;
+		unsigned age = asked || keep ? pager_age_at_refault(context->pager, page, entry_epoch(entry)) : 0;
 		uint8_t epoch = (uint8_t)(fill_epoch(as) + (asked ? 0 : NOT_RECENT));
 		uint64_t flags = (entry & ENTRY_PINNED) | (fault->write ? 0 : ENTRY_ARMED);
 		if (!keep)
@@ -408,7 +432,7 @@ static enum fault_result fill_from_pool(struct fault_context *context, struct fa
 	charge_cancel(context->pager->charge, granted - used);
 	as->fills += used > 0;
 	if (filled) {
-		streams_filled(&as->streams, window.stream, window.down ? fault->page - (uint64_t)(filled - 1) * PAGE_BYTES : fault->page, filled);
+		note_filled(as, window.down ? fault->page - (uint64_t)(filled - 1) * PAGE_BYTES : fault->page, filled, window);
 		stat_add(context->pager->stats, readahead, filled - 1);
 	}
 	if (entry_is_evicted(shadow_get(as->shadow, fault->page)))
@@ -464,7 +488,7 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 	struct load *load = load_take(context);
 	if (!load)
 		return FAULT_DEFERRED;
-	struct window window = streams_fault(&as->streams, fault->page, LOAD_MAX_PAGES);
+	struct window window = streams_fault(&as->streams, fault->page, context->pager->max_window);
 	uint32_t want = swapped_window(as, fault->page, entry_slot(entry), window);
 	uint64_t granted = prepare(context, fault, want);
 	if (!granted)
@@ -473,7 +497,9 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 	begin_load(context, load, as, fault->page - (uint64_t)below * PAGE_BYTES, (uint32_t)granted);
 	load->fault_page = below;
 	load->write = fault->write;
-	streams_filled(&as->streams, window.stream, load->start, load->nr_pages);
+	load->sequential = window.pages >= STREAM_ESTABLISHED;
+	load->down = window.down;
+	note_filled(as, load->start, load->nr_pages, window);
 	stat_add(context->pager->stats, readahead, load->nr_pages - 1);
 	return FAULT_DONE;
 }
@@ -484,7 +510,7 @@ static enum fault_result start_fill(struct fault_context *context, struct fault 
 	struct address_space *as = fault->as;
 	if (!is_in_pool(context->pager, entry_slot(entry)))
 		return start_load(context, fault, entry);
-	struct window window = streams_fault(&as->streams, fault->page, POOL_MAX_WINDOW);
+	struct window window = streams_fault(&as->streams, fault->page, MIN_OF(POOL_MAX_WINDOW, context->pager->max_window));
 	uint64_t granted = prepare(context, fault, window.pages);
 	return granted ? fill_from_pool(context, fault, window, granted) : FAULT_DEFERRED;
 }
@@ -618,12 +644,12 @@ uint32_t fault_bring_back(struct fault_context *context, struct address_space *a
 static void record_loaded(struct fault_context *context, struct load *load, uint32_t first, uint32_t nr)
 {
 	struct address_space *as = load->as;
-	uint8_t now = pager_epoch(context->pager);
 	for (uint32_t i = first; i < first + nr; i++) {
 		remote_addr_t page = load->start + (uint64_t)i * PAGE_BYTES;
 		shadow_entry_t entry = shadow_get(as->shadow, page);
 		bool asked = i == load->fault_page;
-		unsigned age = asked ? clock_age_at_refault(entry_epoch(entry), now) : 0;
+		bool used = asked || load->sequential;
+		unsigned age = used ? pager_age_at_refault(context->pager, page, entry_epoch(entry)) : 0;
 		uint8_t epoch = (uint8_t)(fill_epoch(as) + (asked ? 0 : NOT_RECENT));
 		uint64_t flags = (entry & ENTRY_PINNED) | (asked && load->write ? 0 : ENTRY_ARMED);
 		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, epoch, flags));
@@ -643,6 +669,8 @@ static uint32_t put_in_run(struct fault_context *context, struct load *load, uin
 	uint32_t pages = (uint32_t)(done / PAGE_BYTES);
 	if (pages) {
 		record_loaded(context, load, first, pages);
+		if (load->nr_pages > 1)
+			address_space_trace(as, TRACE_FILLED, load->down ? TRACE_FLAG_DOWN : 0, load->start + (uint64_t)first * PAGE_BYTES, pages);
 		charge_commit(context->pager->charge, pages);
 		return pages;
 	}

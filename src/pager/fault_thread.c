@@ -79,8 +79,11 @@ static void serve_fault(struct fault_thread *thread, struct address_space *as, c
 	stat_add(thread->pager->stats, faults, 1);
 	if (as->wipe_unchecked)
 		events_wipe_on_fork(as, fault.inner_tid);
-	if (entry_is_evicted(shadow_get(as->shadow, fault.page)))
+	shadow_entry_t entry = shadow_get(as->shadow, fault.page);
+	if (entry_is_evicted(entry))
 		stat_add(thread->pager->stats, refaults, 1);
+	address_space_trace(as, TRACE_FAULT, fault.write ? TRACE_FLAG_WRITE : 0, fault.page,
+			    entry_is_evicted(entry) ? (uint8_t)(pager_epoch(thread->pager) - entry_epoch(entry)) : TRACE_NO_DISTANCE);
 	if (!events_settle(as) || fault_handle(&thread->context, &fault) == FAULT_DEFERRED) {
 		address_space_get(as);
 		defer(thread, &fault);
