@@ -293,9 +293,9 @@ static void *reclaimer_main(void *argument)
 		if (kicked && charge_usage(&r->c->charge) + start > limit) {
 			atomic_fetch_add(&r->c->pager.busy, 1);
 			reclaim_round(r);
-			atomic_store(&r->c->pager.starving, false);
 			atomic_fetch_sub(&r->c->pager.busy, 1);
 		}
+		atomic_store(&r->c->pager.starving, false);
 	}
 	return NULL;
 }
