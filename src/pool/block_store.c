@@ -119,6 +119,18 @@ static uint32_t begin_block(struct block_store *store, uint32_t class)
 	return number;
 }
 
+/* Nothing is stored any more: an idle pool takes no memory. */
+static void give_all_back(struct block_store *store)
+{
+	for (uint32_t i = 0; i < store->nr_blocks && store->nr_resident_free; i++) {
+		if (!store->blocks[i].is_resident)
+			continue;
+		madvise(store->blocks[i].data, BLOCK_BYTES, MADV_DONTNEED);
+		store->blocks[i].is_resident = false;
+		store->nr_resident_free--;
+	}
+}
+
 static void end_block(struct block_store *store, uint32_t number)
 {
 	struct block *block = &store->blocks[number];
@@ -134,7 +146,8 @@ static void end_block(struct block_store *store, uint32_t number)
 		madvise(block->data, BLOCK_BYTES, MADV_DONTNEED);
 	block->next = store->free;
 	store->free = number;
-	store->nr_in_use--;
+	if (!--store->nr_in_use)
+		give_all_back(store);
 }
 
 static void add_to_holes(struct block_store *store, uint32_t number)
