@@ -22,7 +22,7 @@
 #define MAX_MEMBERS 4096
 #define FILE_INTERVAL_NS 100000000ull /* between two rounds over the file pages, unless nothing else is left */
 #define IDLE_MS 100
-#define POOL_AUTO_PERCENT 80 /* of the memory that the container may have */
+#define POOL_AUTO_PERCENT 85 /* of the memory that the container may have */
 #define POOL_LEAVES ((8ull << 20) >> PAGE_SHIFT) /* at least, in pages, so that a small container is not all pool */
 #define POOL_MAX_PERCENT 90  /* the program needs some pages in memory to go on at all */
 
@@ -228,10 +228,9 @@ static void set_pool_target(struct reclaimer *r, uint64_t limit)
 	struct container *c = r->c;
 	uint64_t room = goal(c, limit), usage = charge_usage(&c->charge), pool = charge_held(&c->charge, CHARGE_POOL);
 	uint64_t target = pool_share(c, limit - MIN_OF(room, limit));
-	if (usage > limit) {
+	if (usage > limit)
 		target = MIN_OF(target, pool - MIN_OF(usage - limit, pool));
-		atomic_store(&c->pager.starving, true);
-	}
+	atomic_store(&c->pager.over_limit, usage > limit);
 	if (atomic_exchange(&c->pager.pool_target, target) > target && c->pager.writeback)
 		writeback_wake(c->pager.writeback);
 }
@@ -310,7 +309,6 @@ static void *reclaimer_main(void *argument)
 			reclaim_round(r);
 			atomic_fetch_sub(&r->c->pager.busy, 1);
 		}
-		atomic_store(&r->c->pager.starving, false);
 	}
 	return NULL;
 }

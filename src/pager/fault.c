@@ -16,6 +16,7 @@
 #define FILLS_PER_EPOCH 16
 /* fault_page of a load that is readahead only. */
 #define NOBODY_WAITS UINT32_MAX
+#define NEW_CHUNK_PAGES 32u
 /* An epoch that is never "just now", for pages that came along with the one that faulted. */
 #define NOT_RECENT 128
 
@@ -131,7 +132,6 @@ static uint64_t prepare(struct fault_context *context, struct fault *fault, uint
 		charge_prepare_forced(pager->charge, 1);
 		return 1;
 	}
-	atomic_store_explicit(&pager->starving, true, memory_order_relaxed);
 	if (!fault->counted) {
 		fault->counted = true;
 		fault->dry_seq = dry_seq;
@@ -185,8 +185,8 @@ static enum fault_result conclude(struct fault_context *context, struct fault *f
 	}
 }
 
-/* How many pages from `page` (up or down) are as new as it is, inside its mapping. Returns the start of the window. */
-static remote_addr_t new_window(struct address_space *as, remote_addr_t page, struct window window, uint32_t *ret_pages)
+/* How many pages from `page` (up or down) are as new as it is, inside its mapping. */
+static uint32_t new_window(struct address_space *as, remote_addr_t page, struct window window)
 {
 	struct range range;
 	uint32_t n = 1;
@@ -198,8 +198,7 @@ static remote_addr_t new_window(struct address_space *as, remote_addr_t page, st
 			break;
 		n++;
 	}
-	*ret_pages = n;
-	return window.down ? page - (uint64_t)(n - 1) * PAGE_BYTES : page;
+	return n;
 }
 
 /* A read of memory never written gives the zero page, which takes no memory (LINEAGE C2: sparse memory stays sparse). */
@@ -214,40 +213,50 @@ static enum fault_result fill_zero_page(struct fault_context *context, struct fa
 	return conclude(context, fault, done ? 0 : r);
 }
 
+/* Pages that nobody has seen yet, for which room is reserved. 0: all are in; else why the rest is not. *used counts what was charged. */
+static int put_in_zeros(struct fault_context *context, const struct fault *fault, remote_addr_t start, uint32_t n, uint64_t *used)
+{
+	uint64_t done;
+	int r = uffd_copy(fault->as->uffd, start, context->zeros, (uint64_t)n * PAGE_BYTES, false, &done);
+	if (done)
+		record_filled(fault->as, start, done / PAGE_BYTES, fault->page, 0);
+	charge_commit(context->pager->charge, done / PAGE_BYTES);
+	*used += done / PAGE_BYTES;
+	return done == (uint64_t)n * PAGE_BYTES ? 0 : r;
+}
+
+/* The lowest of n pages that follow the first `filled` of a window. */
+static remote_addr_t chunk_start(remote_addr_t page, bool down, uint32_t filled, uint32_t n)
+{
+	return down ? page - (filled + n - 1ull) * PAGE_BYTES : page + (uint64_t)filled * PAGE_BYTES;
+}
+
+/* The page and its window, nearest first, a chunk at a time: the program goes on with the first ones while the next are filled. */
 static enum fault_result fill_new(struct fault_context *context, struct fault *fault)
 {
 	struct address_space *as = fault->as;
 	if (!fault->write)
 		return fill_zero_page(context, fault);
 	struct window window = streams_fault(&as->streams, fault->page, context->pager->max_window);
-	uint32_t want;
-	remote_addr_t start = new_window(as, fault->page, window, &want);
-	uint64_t granted = prepare(context, fault, want);
+	uint32_t want = new_window(as, fault->page, window), filled = 0;
+	uint64_t granted = prepare(context, fault, want), used = 0;
+	int error = 0;
 	if (!granted)
 		return FAULT_DEFERRED;
-	if (granted < want) { /* what there is room for, with the faulting page in it */
-		start = window.down ? fault->page - (granted - 1) * PAGE_BYTES : fault->page;
-		want = (uint32_t)granted;
+	while (!error && filled < granted) {
+		uint32_t n = (uint32_t)MIN_OF(granted - filled, NEW_CHUNK_PAGES);
+		error = put_in_zeros(context, fault, chunk_start(fault->page, window.down, filled, n), n, &used);
+		filled += error ? 0 : n;
 	}
-	uint64_t done = 0;
-	int r = uffd_copy(as->uffd, start, context->zeros, (uint64_t)want * PAGE_BYTES, false, &done);
-	bool covers_fault = start + done > fault->page;
-	if (!covers_fault && want > 1 && r != -EAGAIN && r != -ESRCH) { /* the window met something: only the page itself */
-		if (done)
-			record_filled(as, start, done / PAGE_BYTES, fault->page, 0);
-		charge_commit(context->pager->charge, done / PAGE_BYTES);
-		charge_cancel(context->pager->charge, want - 1 - done / PAGE_BYTES);
-		want = 1;
-		start = fault->page;
-		r = uffd_copy(as->uffd, start, context->zeros, PAGE_BYTES, false, &done);
-		covers_fault = done > 0;
+	bool is_in = entry_state(shadow_get(as->shadow, fault->page)) == STATE_RESIDENT;
+	if (!is_in && granted > 1 && error != -EAGAIN && error != -ESRCH) { /* the window met something: only the page itself */
+		error = put_in_zeros(context, fault, fault->page, 1, &used);
+		is_in = !error;
 	}
-	if (done)
-		record_filled(as, start, done / PAGE_BYTES, fault->page, 0);
-	charge_commit(context->pager->charge, done / PAGE_BYTES);
-	charge_cancel(context->pager->charge, want - done / PAGE_BYTES);
-	streams_filled(&as->streams, window.stream, start, covers_fault ? (uint32_t)(done / PAGE_BYTES) : 1);
-	return conclude(context, fault, covers_fault ? 0 : r);
+	charge_cancel(context->pager->charge, granted - used);
+	filled = MAX_OF(filled, 1);
+	streams_filled(&as->streams, window.stream, chunk_start(fault->page, window.down, 0, filled), filled);
+	return conclude(context, fault, is_in ? 0 : error);
 }
 
 static enum fault_result fill_zeros_again(struct fault_context *context, struct fault *fault, shadow_entry_t entry)
