@@ -22,7 +22,7 @@
 #define MAX_MEMBERS 4096
 #define FILE_INTERVAL_NS 100000000ull /* between two rounds over the file pages, unless nothing else is left */
 #define IDLE_MS 100
-#define POOL_AUTO_PERCENT 85 /* of the memory that the container may have */
+#define POOL_AUTO_PERCENT 80 /* of the memory that the container may have */
 #define POOL_LEAVES ((8ull << 20) >> PAGE_SHIFT) /* at least, in pages, so that a small container is not all pool */
 #define POOL_MAX_PERCENT 90  /* the program needs some pages in memory to go on at all */
 
@@ -309,6 +309,7 @@ static void *reclaimer_main(void *argument)
 			reclaim_round(r);
 			atomic_fetch_sub(&r->c->pager.busy, 1);
 		}
+		atomic_store(&r->c->pager.starving, false);
 	}
 	return NULL;
 }

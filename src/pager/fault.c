@@ -132,6 +132,7 @@ static uint64_t prepare(struct fault_context *context, struct fault *fault, uint
 		charge_prepare_forced(pager->charge, 1);
 		return 1;
 	}
+	atomic_store_explicit(&pager->starving, true, memory_order_relaxed);
 	if (!fault->counted) {
 		fault->counted = true;
 		fault->dry_seq = dry_seq;
