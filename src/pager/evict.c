@@ -337,13 +337,16 @@ static void build_operations(struct transaction *t)
 		(struct agent_op){.opcode = AGENT_MOVE_ON, .dst = agent->stage2, .src = agent->stage1, .len = offset};
 }
 
-/* Marks in present[] which of the first nr pages of a staging range are there. */
+/*
+ * Marks in present[] which of the first nr pages of a staging range are there. A page that the system has swapped out meanwhile has moved too: it comes back
+ * when it is read.
+ */
 static int look_at_stage(const struct address_space *as, remote_addr_t stage, uint32_t nr, bool *present)
 {
 	struct page_run runs[BATCH_PAGES];
 	uint64_t walked;
 	struct pagemap_query query = {
-		.start = stage, .end = stage + (uint64_t)nr * PAGE_BYTES, .require = PAGE_PRESENT, .report = PAGE_PRESENT};
+		.start = stage, .end = stage + (uint64_t)nr * PAGE_BYTES, .any = PAGE_PRESENT | PAGE_SWAPPED, .report = PAGE_PRESENT};
 	int n = pagemap_scan(as->pagemap, &query, runs, ARRAY_LEN(runs), &walked);
 	memset(present, 0, nr * sizeof(*present));
 	for (int i = 0; i < n; i++)
