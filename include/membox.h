@@ -57,8 +57,11 @@ int membox_connect(struct membox *m, const char *name);
  */
 int membox_request(struct membox *m, const char *verb, const char *members, char **ret_reply);
 
+#define MEMBOX_POOL_AUTO UINT64_MAX
+
 /* The common requests. Bytes; pointers for results may be NULL. Those marked (waits) answer when the work is done or cannot be done. */
 int membox_set_limit(struct membox *m, uint64_t bytes);                        /* (waits) until usage is below the limit */
+int membox_set_pool(struct membox *m, uint64_t bytes); /* the most that the compressed pool takes; 0: none; MEMBOX_POOL_AUTO */
 int membox_reclaim(struct membox *m, uint64_t bytes, uint64_t *ret_reclaimed); /* (waits) UINT64_MAX: all that can leave */
 int membox_park(struct membox *m);                                             /* (waits) */
 int membox_unpark(struct membox *m);

@@ -17,6 +17,7 @@ enum lock_rank {
 	LOCK_CHARGE,        /* usage figures */
 	LOCK_SWAP,          /* slot allocator */
 	LOCK_POOL,          /* compressed pages; taken when the last reference of a slot is given back */
+	LOCK_TRACE,         /* the buffer of the policy's trace */
 	LOCK_LOG,
 	LOCK_NR_RANKS,
 };

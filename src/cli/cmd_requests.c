@@ -71,34 +71,43 @@ int cmd_release(int argc, char **argv)
 
 int cmd_set(int argc, char **argv)
 {
-	static const char usage[] = "Usage: membox set NAME --limit SIZE\n"
-				    "Change the limit of a container. Ends when its usage is below the new limit.\n"
+	static const char usage[] = "Usage: membox set NAME [--limit SIZE] [--pool SIZE|auto]\n"
+				    "Change the limit of a container, or the share of its compressed pool. Ends when its usage is below the limit.\n"
 				    "\n"
 				    "  --limit SIZE  bytes, or K, M, G, T (powers of 1024), or N% of the memory granted\n"
+				    "  --pool SIZE   the most that the compressed pool takes; 0: there is none; auto: what seems best\n"
 				    "  --help        print this\n"
 				    "\n" EXIT_CODES;
 	static const struct option options[] = {
 		{"limit", required_argument, NULL, REQUEST_LIMIT},
+		{"pool", required_argument, NULL, REQUEST_POOL},
 		{"help", no_argument, NULL, 'h'},
 		{0},
 	};
 	const struct request_syntax syntax = {usage, options, 1, 1, "no container given"};
 	struct request_line line = {0};
 	_cleanup_membox_ struct membox *m = NULL;
-	uint64_t bytes = 0;
+	uint64_t limit = 0, pool = MEMBOX_POOL_AUTO;
 	int r = request_parse(argc, argv, &syntax, &line);
+	const char *limit_text = request_value(&line, REQUEST_LIMIT), *pool_text = request_value(&line, REQUEST_POOL);
 
 	if (!r && line.help)
 		return finish_output(0);
-	if (!r && !request_value(&line, REQUEST_LIMIT)) {
-		log_error("set: nothing to change (give --limit SIZE)");
+	if (!r && !limit_text && !pool_text) {
+		log_error("set: nothing to change (give --limit SIZE or --pool SIZE)");
 		return EXIT_MEMBOX_FAILED;
 	}
-	if (!r)
-		r = read_size("--limit", request_value(&line, REQUEST_LIMIT), &bytes);
+	if (!r && limit_text)
+		r = read_size("--limit", limit_text, &limit);
+	if (!r && pool_text)
+		r = read_pool_size(pool_text, &pool);
 	if (!r)
 		r = request_connect(line.words[0], WAIT_FOR_WORK, &m);
-	return r ? r : request_result(m, membox_set_limit(m, bytes));
+	if (!r && pool_text)
+		r = request_result(m, membox_set_pool(m, pool));
+	if (!r && limit_text)
+		r = request_result(m, membox_set_limit(m, limit));
+	return r;
 }
 
 int cmd_reclaim(int argc, char **argv)

@@ -128,7 +128,7 @@ static int read_sizes(const struct container_options *request, struct run_config
 		return EXIT_MEMBOX_FAILED;
 	}
 	config->pool_bytes = POOL_AUTO;
-	if (given(request, OPT_POOL) && read_size("--pool", given(request, OPT_POOL), &config->pool_bytes))
+	if (given(request, OPT_POOL) && read_pool_size(given(request, OPT_POOL), &config->pool_bytes))
 		return EXIT_MEMBOX_FAILED;
 	if (!swap_size)
 		return 0;

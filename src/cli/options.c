@@ -80,6 +80,14 @@ int read_size(const char *what, const char *text, uint64_t *ret_bytes)
 	return EXIT_MEMBOX_FAILED;
 }
 
+int read_pool_size(const char *text, uint64_t *ret_bytes)
+{
+	if (strcmp(text, "auto") != 0)
+		return read_size("--pool", text, ret_bytes);
+	*ret_bytes = UINT64_MAX;
+	return 0;
+}
+
 int finish_output(int code)
 {
 	if (!fflush(stdout) && !ferror(stdout))

@@ -22,6 +22,8 @@ enum listing_answer {
 enum listing_answer parse_listing_options(int argc, char **argv, const char *usage);
 
 /* A size, also in percent of the memory granted; `what` names it in messages. 0, or the exit code after one line on stderr. */
+/* The same for the compressed pool, where "auto" is UINT64_MAX. */
+int read_pool_size(const char *text, uint64_t *ret_bytes);
 int read_size(const char *what, const char *text, uint64_t *ret_bytes);
 
 /* Makes sure that all of stdout really got out; then returns code, else says so and returns the failure's exit code. */

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "container/container.h"
+#include "pager/events.h"
 #include "pager/fault.h"
 
 #define MAX_PLACES 1024
@@ -123,7 +124,7 @@ static bool begin_next(struct bring_back *b)
 	uint32_t n = place->nr_pages;
 	if (!atomic_load(&place->as->dead)) {
 		lock_take(&place->as->layout);
-		n = fault_bring_back(&b->context, place->as, place->start, place->nr_pages);
+		n = events_settle(place->as) ? fault_bring_back(&b->context, place->as, place->start, place->nr_pages) : 0;
 		lock_drop(&place->as->layout);
 	}
 	place->start += (uint64_t)n * PAGE_BYTES;

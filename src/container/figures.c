@@ -17,21 +17,21 @@ void container_publish_usage(struct container *c)
 {
 	uint64_t usage = c->members.resident << PAGE_SHIFT, file = MIN_OF(c->members.file << PAGE_SHIFT, usage);
 	uint64_t certain = usage - MIN_OF(c->members.doubt << PAGE_SHIFT, usage);
-	uint64_t pool = charge_held(&c->charge, CHARGE_POOL) << PAGE_SHIFT;
-	uint64_t held = pool + (charge_held(&c->charge, CHARGE_BATCHES) << PAGE_SHIFT);
-	stat_set(&c->stats, rss_usage, usage + held);
+	uint64_t pool = (charge_held(&c->charge, CHARGE_POOL) + charge_held(&c->charge, CHARGE_BATCHES)) << PAGE_SHIFT;
+	stat_set(&c->stats, rss_usage, usage + pool);
 	stat_set(&c->stats, pool, pool);
 	stat_set(&c->stats, file, file);
 	stat_set(&c->stats, anon, usage - file);
 	stat_set(&c->stats, nr_processes, count_processes(&c->members));
-	if (certain + held > stat_get(&c->stats, rss_max_usage))
-		stat_set(&c->stats, rss_max_usage, certain + held);
+	if (certain + pool > stat_get(&c->stats, rss_max_usage))
+		stat_set(&c->stats, rss_max_usage, certain + pool);
 }
 
-/* Active and pinned pages come from the tables of adopted members, locked ones from the kernel; all else may be evicted, once adopted. */
+/* Active and pinned pages come from the tables of adopted members, locked ones from the kernel; all else may be evicted, once
+ * adopted, or has been: into the pool. */
 static void publish_lists(struct container *c)
 {
-	uint64_t active = 0, unevictable = 0, usage = (stat_get(&c->stats, anon) + stat_get(&c->stats, file)) >> PAGE_SHIFT;
+	uint64_t active = 0, unevictable = 0, usage = stat_get(&c->stats, rss_usage) >> PAGE_SHIFT;
 	for (struct address_space *as = c->spaces; as; as = as->next) {
 		struct page_counts counts = address_space_count(as);
 		active += counts.active;

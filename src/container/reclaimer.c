@@ -23,6 +23,7 @@
 #define FILE_INTERVAL_NS 100000000ull /* between two rounds over the file pages, unless nothing else is left */
 #define IDLE_MS 100
 #define POOL_AUTO_PERCENT 80 /* of the memory that the container may have */
+#define POOL_LEAVES ((8ull << 20) >> PAGE_SHIFT) /* at least, in pages, so that a small container is not all pool */
 #define POOL_MAX_PERCENT 90  /* the program needs some pages in memory to go on at all */
 
 struct reclaimer {
@@ -210,14 +211,26 @@ static uint64_t goal(const struct container *c, uint64_t limit)
 	return container_room(c, limit, clock_watermarks(limit).stop);
 }
 
+static uint64_t pool_share(const struct container *c, uint64_t memory)
+{
+	uint64_t most = atomic_load(&c->pool_most), left = memory - MIN_OF(memory, POOL_LEAVES);
+	if (most == POOL_AUTO)
+		return MIN_OF(memory / 100 * POOL_AUTO_PERCENT, left);
+	return MIN_OF(most >> PAGE_SHIFT, memory / 100 * POOL_MAX_PERCENT);
+}
+
 /*
- * What the pool may take: its share of the memory that the container is to have just now. Less when somebody wants the container smaller than its limit.
+ * What the pool may take: its share of the memory that the container is to have just now, which is less when somebody wants it smaller than its limit. Over
+ * the limit it shrinks by as much, and what leaves goes to the file if that can take it: to evict into the pool frees too little then.
  */
-static void set_pool_target(struct reclaimer *r, uint64_t limit, uint64_t room)
+static void set_pool_target(struct reclaimer *r, uint64_t limit)
 {
 	struct container *c = r->c;
-	uint64_t memory = limit - MIN_OF(room, limit), most = atomic_load(&c->pool_most);
-	uint64_t target = most == POOL_AUTO ? memory / 100 * POOL_AUTO_PERCENT : MIN_OF(most >> PAGE_SHIFT, memory / 100 * POOL_MAX_PERCENT);
+	uint64_t room = goal(c, limit), usage = charge_usage(&c->charge), pool = charge_held(&c->charge, CHARGE_POOL);
+	uint64_t target = pool_share(c, limit - MIN_OF(room, limit));
+	if (usage > limit)
+		target = MIN_OF(target, pool - MIN_OF(usage - limit, pool));
+	atomic_store(&c->pager.over_limit, usage > limit);
 	if (atomic_exchange(&c->pager.pool_target, target) > target && c->pager.writeback)
 		writeback_wake(c->pager.writeback);
 }
@@ -249,9 +262,9 @@ static void reclaim_round(struct reclaimer *r)
 	uint64_t limit = charge_limit(&c->charge), usage;
 	enum exhaustion why = c->swap ? EXHAUSTED_NOTHING_LEFT : EXHAUSTED_NO_SWAP;
 	take_spaces(r);
-	set_pool_target(r, limit, goal(c, limit));
 	while (!atomic_load(&r->stop) && (usage = usage_to_come(c)) + goal(c, limit) > limit) {
 		uint64_t freed = 0;
+		set_pool_target(r, limit);
 		if (file_pages_are_due(r))
 			freed = reclaim_file_pages(r);
 		bool can_evict = c->swap && !atomic_load(&c->swap_leaves);
@@ -288,13 +301,15 @@ static void *reclaimer_main(void *argument)
 			log_debug("reclaim: eventfd: errno %d", errno);
 		atomic_store(&r->kicked, false);
 		uint64_t limit = charge_limit(&r->c->charge);
+		if (kicked)
+			set_pool_target(r, limit);
 		uint64_t start = container_room(r->c, limit, clock_watermarks(limit).start);
 		if (kicked && charge_usage(&r->c->charge) + start > limit) {
 			atomic_fetch_add(&r->c->pager.busy, 1);
 			reclaim_round(r);
-			atomic_store(&r->c->pager.starving, false);
 			atomic_fetch_sub(&r->c->pager.busy, 1);
 		}
+		atomic_store(&r->c->pager.starving, false);
 	}
 	return NULL;
 }

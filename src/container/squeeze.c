@@ -23,6 +23,12 @@ int container_set_limit(struct container *c, uint64_t bytes)
 	return 0;
 }
 
+void container_set_pool(struct container *c, uint64_t bytes)
+{
+	atomic_store(&c->pool_most, bytes);
+	reclaimer_kick(c->reclaimer);
+}
+
 bool container_is_within_limit(const struct container *c)
 {
 	return c->members.resident + charge_held((struct charge *)&c->charge, CHARGE_POOL) <= charge_limit((struct charge *)&c->charge);

@@ -9,6 +9,9 @@ struct container;
 
 /* A new limit in bytes, up or down. 0, or -EINVAL: below what can work. Usage follows: see container_is_within_limit. */
 int container_set_limit(struct container *c, uint64_t bytes);
+
+/* What the compressed pool may take in bytes, or POOL_AUTO. A pool that is larger is written to the file meanwhile. */
+void container_set_pool(struct container *c, uint64_t bytes);
 bool container_is_within_limit(const struct container *c);
 
 struct squeeze {

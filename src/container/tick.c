@@ -21,6 +21,7 @@
 #define MAX_INTERVAL_NS 50000000ull
 #define FROZEN_INTERVAL_NS 5000000ull
 #define STOPPED_INTERVAL_NS 100000000ull /* whoever makes room by a verb wakes us; this is for a process that was ended and a disk that was cleared */
+#define CHANGING_INTERVAL_NS 5000000ull /* the highest usage is to be seen */
 #define QUIET_TICKS 50               /* ticks without change before the interval grows */
 #define REFRESH_NS 20000000ull       /* the member tree is walked at least this often ... */
 #define REFRESH_CLOSED_NS 4000000ull /* ... when it matters ... */
@@ -214,6 +215,8 @@ static uint64_t next_interval(struct container *c, uint64_t usage)
 	c->last_usage = usage;
 	c->quiet_ticks = change > 16 ? 0 : c->quiet_ticks + 1;
 	interval = MIN_OF(MAX_OF(interval, least_interval(c)), MAX_INTERVAL_NS);
+	if (!c->quiet_ticks)
+		interval = MIN_OF(interval, MAX_OF(CHANGING_INTERVAL_NS, least_interval(c)));
 	if (c->quiet_ticks > QUIET_TICKS)
 		interval = MAX_OF(interval, MIN_OF(MIN_INTERVAL_NS * (c->quiet_ticks / QUIET_TICKS), 4000000ull));
 	return interval;

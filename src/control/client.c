@@ -374,6 +374,15 @@ int membox_set_limit(struct membox *m, uint64_t bytes)
 	return ask_number(m, "set", with_number("limit", bytes), NULL, NULL);
 }
 
+int membox_set_pool(struct membox *m, uint64_t bytes)
+{
+	json_object *members = json_object_new_object();
+
+	if (members)
+		json_object_object_add(members, "pool", json_object_new_int64(bytes > INT64_MAX ? INT64_MAX : (int64_t)bytes));
+	return ask_number(m, "set", members, NULL, NULL);
+}
+
 int membox_reclaim(struct membox *m, uint64_t bytes, uint64_t *ret_reclaimed)
 {
 	json_object *members = bytes == UINT64_MAX ? json_object_new_object() : with_number("bytes", bytes);

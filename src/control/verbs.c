@@ -140,8 +140,17 @@ static int step_set(struct request *request, struct container *c)
 
 static int begin_set(struct request *request, struct container *c)
 {
-	int r = container_set_limit(c, number_of(request, "limit", 0));
-	return r < 0 ? refuse(request, r, "the limit is too small", "the least is 1M") : step_set(request, c);
+	json_object *pool;
+	bool has_limit = json_object_object_get_ex(request->members, "limit", NULL);
+	bool has_pool = json_object_object_get_ex(request->members, "pool", &pool);
+	int r = has_limit ? container_set_limit(c, number_of(request, "limit", 0)) : 0;
+	if (r < 0)
+		return refuse(request, r, "the limit is too small", "the least is 1M");
+	if (!has_limit && !has_pool)
+		return refuse(request, -EINVAL, "nothing to change", "give limit or pool");
+	if (has_pool)
+		container_set_pool(c, json_object_get_int64(pool) == INT64_MAX ? POOL_AUTO : json_object_get_uint64(pool));
+	return step_set(request, c);
 }
 
 static int step_reclaim(struct request *request, struct container *c)
@@ -292,7 +301,7 @@ bool control_answer_at_end(struct request *request, struct container *c)
 static const struct control_verb verbs[] = {
 	{"describe", {{0}}, begin_describe, NULL, false},
 	{"stat", {{0}}, begin_stat, NULL, false},
-	{"set", {{"limit", json_type_int, true}}, begin_set, step_set, true},
+	{"set", {{"limit", json_type_int, false}, {"pool", json_type_int, false}}, begin_set, step_set, true},
 	{"reclaim", {{"bytes", json_type_int, false}}, begin_reclaim, step_reclaim, true},
 	{"park", {{0}}, begin_park, step_park, true},
 	{"unpark", {{0}}, begin_unpark, NULL, false},

@@ -31,6 +31,7 @@ static struct address_space *address_space_new(struct pager *pager, struct shado
 	as->pager = pager;
 	as->references = 1;
 	as->pagemap = as->maps = -1;
+	as->number = atomic_fetch_add(&pager->nr_spaces, 1) + 1;
 	as->uffd = uffd;
 	as->shadow = shadow;
 	past_init(&as->past, put_slot, pager);
@@ -45,6 +46,17 @@ struct address_space *address_space_get(struct address_space *as)
 	return as;
 }
 
+static void note_out(struct address_space *as, uint64_t out)
+{
+	atomic_fetch_add_explicit(&as->pager->out, out - as->noted_out, memory_order_relaxed);
+	as->noted_out = out;
+}
+
+void address_space_note_out(struct address_space *as)
+{
+	note_out(as, shadow_evicted(as->shadow));
+}
+
 static void put_entry_slot(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context)
 {
 	struct pager *pager = context;
@@ -56,6 +68,7 @@ void address_space_put(struct address_space *as)
 {
 	if (atomic_fetch_sub(&as->references, 1) != 1)
 		return;
+	note_out(as, 0);
 	if (shadow_slots(as->shadow))
 		shadow_for_each(as->shadow, 0, UINT64_MAX, put_entry_slot, as->pager);
 	past_release(&as->past);
@@ -64,6 +77,7 @@ void address_space_put(struct address_space *as)
 		agent_release(as->agent);
 	shadow_free(as->shadow);
 	range_list_release(&as->ranges);
+	layout_events_release(&as->unapplied);
 	if (as->pagemap >= 0)
 		close(as->pagemap);
 	if (as->maps >= 0)
@@ -375,6 +389,7 @@ static void forget_entry(struct shadow *shadow, remote_addr_t addr, shadow_entry
 
 void address_space_forget(struct address_space *as, remote_addr_t start, remote_addr_t end)
 {
+	address_space_trace(as, TRACE_FORGOTTEN, 0, start, (uint32_t)MIN_OF((end - start) / PAGE_BYTES, UINT32_MAX));
 	shadow_for_each(as->shadow, start, end, forget_entry, as->pager);
 }
 

@@ -16,6 +16,7 @@
 #include "base/types.h"
 #include "inject/agent.h"
 #include "inject/world.h"
+#include "pager/layout_events.h"
 #include "pager/pager.h"
 #include "pager/past.h"
 #include "pager/range_list.h"
@@ -52,6 +53,7 @@ struct address_space {
 	struct shadow *shadow;
 	struct stamp stamp;       /* page 0: the kernel announces forks */
 	struct past past;         /* with a stamp */
+	struct layout_events unapplied; /* read, and not yet in the table: see events_settle */
 	struct streams streams;
 	struct range_list ranges; /* extents of registered mappings: hints for windows and runs, see registration_extent */
 	remote_addr_t hand;       /* clock hand: where the next eviction scan begins */
@@ -63,7 +65,10 @@ struct address_space {
 	bool shares;              /* pages may be shared by fork: seen, or to be expected. Set by whoever sees it, tells reclaim to look */
 	bool seen_shared;         /* ... in this revolution of the hand */
 	struct range populated;   /* where sharing left by fork was broken last */
-	uint32_t revolutions_idle; /* revolutions of the hand without an eviction */
+	uint32_t revolutions;      /* of the hand */
+	uint32_t revolutions_idle; /* the last of them, without an eviction */
+	uint32_t number;           /* in the trace */
+	uint64_t noted_out;        /* what it last added to the pager's figure of evicted pages */
 	bool wipe_unchecked; /* forked child: MADV_WIPEONFORK ranges not yet looked for */
 
 	struct fault_thread *thread;
@@ -145,5 +150,15 @@ struct page_counts {
 /* Any thread with a reference; takes the layout lock. */
 struct page_counts address_space_count(struct address_space *as);
 
+/* Under the layout lock. Brings the pager's figure of evicted pages up to date. */
+void address_space_note_out(struct address_space *as);
+
 /* No thread is inside madvise (the world is stopped): what a REMOVE event flagged may be evicted again. */
 void address_space_expire_removed(struct address_space *as);
+
+/* Records what the policy sees; without a trace one branch. */
+static inline void address_space_trace(const struct address_space *as, enum trace_kind kind, unsigned flags, remote_addr_t page, uint32_t value)
+{
+	if (__builtin_expect(as->pager->trace != NULL, 0))
+		trace_record(as->pager->trace, kind, flags, as->number, page, value);
+}

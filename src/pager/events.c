@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "pager/fault_thread.h"
 #include "pager/forkless.h"
+#include "pager/registration.h"
 #include "platform/pagemap.h"
 #include "platform/userfaultfd.h"
 
@@ -47,8 +48,10 @@ static void move_entry(struct shadow *shadow, remote_addr_t addr, shadow_entry_t
 		swap_put(move->pager->swap, entry_slot(stale));
 	shadow_set(shadow, addr, 0);
 	shadow_set(shadow, to, 0);
-	if (!shadow_set(shadow, to, entry & ~ENTRY_LOADING)) /* a read in flight finds its page gone; the next fault starts anew */
-		move->pager->callbacks.fatal(move->pager->callbacks.context, "no memory for the page table of a moved mapping");
+	if (!shadow_set(shadow, to,
+			entry & ~ENTRY_LOADING)) /* a read in flight finds its page gone; the next fault starts anew */
+		move->pager->callbacks.fatal(move->pager->callbacks.context,
+					     "no memory for the page table of a moved mapping");
 }
 
 /* mremap moved [from, from + len) to `to`. Destination entries without a source entry are left as they are (FACTS rule 6). */
@@ -65,7 +68,8 @@ static void apply_remap(struct address_space *as, remote_addr_t from, remote_add
 static void apply_remove(struct address_space *as, remote_addr_t start, remote_addr_t end)
 {
 	struct page_run runs[64];
-	struct pagemap_query query = {.start = start, .end = end, .require = PAGE_PRESENT, .forbid = PAGE_FILE, .report = PAGE_PRESENT};
+	struct pagemap_query query = {
+		.start = start, .end = end, .require = PAGE_PRESENT, .forbid = PAGE_FILE, .report = PAGE_PRESENT};
 	address_space_forget(as, start, end);
 	while (as->pagemap >= 0 && query.start < end) {
 		int n = pagemap_scan(as->pagemap, &query, runs, ARRAY_LEN(runs), &query.start);
@@ -77,27 +81,100 @@ static void apply_remove(struct address_space *as, remote_addr_t start, remote_a
 	}
 }
 
+static void apply_layout_event(struct address_space *as, const struct layout_event *event)
+{
+	switch (event->kind) {
+	case LAYOUT_MOVED:
+		range_list_cut(&as->ranges, event->start, event->end);
+		range_list_cut(&as->ranges, event->to, event->to + (event->end - event->start));
+		forkless_unmapped(as, event->start, event->end);
+		forkless_unmapped(as, event->to, event->to + (event->end - event->start));
+		apply_remap(as, event->start, event->to, event->end - event->start);
+		break;
+	case LAYOUT_UNMAPPED:
+		range_list_cut(&as->ranges, event->start, event->end);
+		forkless_unmapped(as, event->start, event->end);
+		address_space_forget(as, event->start, event->end);
+		break;
+	case LAYOUT_DISCARDED:
+		forkless_discarded(as, event->start, event->end);
+		apply_remove(as, event->start, event->end);
+		break;
+	}
+}
+
+/* A fork's child whose process is not known yet cannot be looked at: most often the place that a mapping has left was taken at once. */
+static bool is_registered(void *context, remote_addr_t addr)
+{
+	struct address_space *as = context;
+	return as->pagemap < 0 || registration_covers(as, page_floor(addr), page_floor(addr) + PAGE_BYTES);
+}
+
+static void apply_in_order(struct address_space *as, const uint32_t *order, uint32_t nr, bool is_final)
+{
+	for (uint32_t i = 0; i < nr; i++)
+		apply_layout_event(as, &as->unapplied.items[order[i]]);
+	layout_events_applied(&as->unapplied, is_final);
+}
+
+void events_settle_now(struct address_space *as)
+{
+	uint32_t order[LAYOUT_EVENTS_MAX];
+	uint32_t nr = layout_events_order(&as->unapplied, false, is_registered, as, order);
+	apply_in_order(as, order, nr, false);
+}
+
+/* Races: the kernel raises the mark of a pending event before it changes the layout, so no mark after the look means that the look holds. */
+bool events_settle(struct address_space *as)
+{
+	uint32_t order[LAYOUT_EVENTS_MAX];
+	if (!as->unapplied.nr)
+		return true;
+	if (uffd_event_pending(as->uffd))
+		return false;
+	uint32_t nr = layout_events_order(&as->unapplied, true, is_registered, as, order);
+	if (uffd_event_pending(as->uffd))
+		return false;
+	apply_in_order(as, order, nr, true);
+	return true;
+}
+
+/* Only what follows a move can have been read out of order to any effect: nothing else brings entries to a place that another mapping had. */
+static void take_layout_event(struct address_space *as, const struct layout_event *event)
+{
+	if (!as->unapplied.nr && event->kind != LAYOUT_MOVED) {
+		apply_layout_event(as, event);
+		return;
+	}
+	if (layout_events_add(&as->unapplied, event))
+		return;
+	events_settle_now(as);
+	if (!layout_events_add(&as->unapplied, event))
+		apply_layout_event(as, event);
+}
+
 void events_apply(struct address_space *as, const struct uffd_msg *msg)
 {
+	struct layout_event event = {.start = msg->arg.remove.start, .end = msg->arg.remove.end};
 	switch (msg->event) {
 	case UFFD_EVENT_FORK:
+		events_settle_now(as);
 		apply_fork(as, (int)msg->arg.fork.ufd);
 		break;
 	case UFFD_EVENT_REMAP:
-		range_list_cut(&as->ranges, msg->arg.remap.from, msg->arg.remap.from + msg->arg.remap.len);
-		range_list_cut(&as->ranges, msg->arg.remap.to, msg->arg.remap.to + msg->arg.remap.len);
-		forkless_unmapped(as, msg->arg.remap.from, msg->arg.remap.from + msg->arg.remap.len);
-		forkless_unmapped(as, msg->arg.remap.to, msg->arg.remap.to + msg->arg.remap.len);
-		apply_remap(as, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len);
+		event = (struct layout_event){.kind = LAYOUT_MOVED,
+					      .start = msg->arg.remap.from,
+					      .end = msg->arg.remap.from + msg->arg.remap.len,
+					      .to = msg->arg.remap.to};
+		take_layout_event(as, &event);
 		break;
 	case UFFD_EVENT_REMOVE:
-		forkless_discarded(as, msg->arg.remove.start, msg->arg.remove.end);
-		apply_remove(as, msg->arg.remove.start, msg->arg.remove.end);
+		event.kind = LAYOUT_DISCARDED;
+		take_layout_event(as, &event);
 		break;
 	case UFFD_EVENT_UNMAP:
-		range_list_cut(&as->ranges, msg->arg.remove.start, msg->arg.remove.end);
-		forkless_unmapped(as, msg->arg.remove.start, msg->arg.remove.end);
-		address_space_forget(as, msg->arg.remove.start, msg->arg.remove.end);
+		event.kind = LAYOUT_UNMAPPED;
+		take_layout_event(as, &event);
 		break;
 	default:
 		log_error("unknown userfaultfd event %#x", msg->event);

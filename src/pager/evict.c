@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "pager/events.h"
 #include "pager/forkless.h"
 #include "pager/registration.h"
 #include "pager/writeback.h"
@@ -36,10 +37,8 @@
 #define MAX_RUNS 96              /* MOVE operations in one transaction: bounds how long the lock is held when memory is scattered */
 #define MAX_LOOK 1024            /* pages in one look at the page tables */
 #define MAX_LOOKED_AT 16384      /* resident pages passed by in one transaction */
-#define IDLE_REVOLUTIONS 5       /* one more than the highest age: then every page has been passed at age 0 */
 #define READ_PAGES 16             /* read and checksummed together, while they are in the processor's cache */
 #define MAX_BUSY_PAGES 256       /* pages whose sharing is broken in one go */
-#define SHARED_AGE 1u            /* a page that several processes share is worth more than a page of one */
 
 struct run {
 	remote_addr_t start;
@@ -90,9 +89,6 @@ static bool was_used_just_now(const struct address_space *as, shadow_entry_t ent
 	return entry_state(entry) == STATE_RESIDENT && (uint8_t)(as->fills / 16 - entry_epoch(entry)) < 2;
 }
 
-/* Writes are no evidence any more when nothing has left in two revolutions: all of it is in use, and something has to go. */
-#define REVOLUTIONS_FOR_WRITTEN 2
-
 static bool may_leave(const struct address_space *as, shadow_entry_t entry)
 {
 	return !(entry & (ENTRY_PINNED | ENTRY_REMOVED | ENTRY_LOADING)) && !entry_is_evicted(entry) && !was_used_just_now(as, entry);
@@ -103,16 +99,21 @@ static bool is_candidate(struct transaction *t, remote_addr_t page, bool written
 {
 	struct address_space *as = t->as;
 	shadow_entry_t entry = shadow_get(as->shadow, page);
-	unsigned age = shared && !(entry & ENTRY_ARMED) ? SHARED_AGE + 1 : entry_age(entry);
+	struct clock_hand hand = {.revolution = as->revolutions, .idle = as->revolutions_idle};
+	bool armed = entry & ENTRY_ARMED;
+	unsigned age = entry_age(entry);
 	if (entry & ENTRY_REMOVED)
 		t->removed++;
 	if (!may_leave(as, entry))
 		return false;
-	written = written && (entry & ENTRY_ARMED) && as->revolutions_idle < REVOLUTIONS_FOR_WRITTEN;
-	if (clock_hand_passes(age, written, &age))
+	/* A page that several processes share is worth more than a page of one: it is passed once. */
+	if (clock_hand_passes(&hand, page, age, armed ? written : shared, &age))
 		return true;
-	shadow_set(as->shadow, page, entry_with_age(entry, age) | ENTRY_ARMED);
-	t->passed++;
+	if (age != entry_age(entry) || !armed)
+		shadow_set(as->shadow, page, entry_with_age(entry, age) | ENTRY_ARMED);
+	t->passed += !armed || written;
+	if (armed && written)
+		address_space_trace(as, TRACE_WRITTEN, 0, page, age);
 	return false;
 }
 
@@ -246,6 +247,7 @@ static int choose(struct transaction *t)
 		t->wrapped = true;
 		as->hand = 0;
 		as->nr_skips = 0;
+		as->revolutions++;
 		as->revolutions_idle++;
 		as->shares = as->seen_shared;
 		as->seen_shared = false;
@@ -336,13 +338,16 @@ static void build_operations(struct transaction *t)
 		(struct agent_op){.opcode = AGENT_MOVE_ON, .dst = agent->stage2, .src = agent->stage1, .len = offset};
 }
 
-/* Marks in present[] which of the first nr pages of a staging range are there. */
+/*
+ * Marks in present[] which of the first nr pages of a staging range are there. A page that the system has swapped out meanwhile has moved too: it comes back
+ * when it is read.
+ */
 static int look_at_stage(const struct address_space *as, remote_addr_t stage, uint32_t nr, bool *present)
 {
 	struct page_run runs[BATCH_PAGES];
 	uint64_t walked;
 	struct pagemap_query query = {
-		.start = stage, .end = stage + (uint64_t)nr * PAGE_BYTES, .require = PAGE_PRESENT, .report = PAGE_PRESENT};
+		.start = stage, .end = stage + (uint64_t)nr * PAGE_BYTES, .any = PAGE_PRESENT | PAGE_SWAPPED, .report = PAGE_PRESENT};
 	int n = pagemap_scan(as->pagemap, &query, runs, ARRAY_LEN(runs), &walked);
 	memset(present, 0, nr * sizeof(*present));
 	for (int i = 0; i < n; i++)
@@ -420,6 +425,19 @@ static void record_one(struct transaction *t, struct batch_page *page)
 	shadow_set(as->shadow, page->addr, entry_make(STATE_STAGED, page->slot, 0, pager_epoch(as->pager), entry & ENTRY_PINNED));
 }
 
+static void trace_evicted(const struct transaction *t, const bool *moved)
+{
+	const struct batch_page *pages = t->batch->pages;
+	for (uint32_t i = 0, nr; t->as->pager->trace && i < t->nr_pages; i += nr) {
+		nr = 1;
+		if (!moved[i])
+			continue;
+		while (i + nr < t->nr_pages && moved[i + nr] && pages[i + nr].addr == pages[i].addr + nr * PAGE_BYTES)
+			nr++;
+		address_space_trace(t->as, TRACE_EVICTED, 0, pages[i].addr, nr);
+	}
+}
+
 /* Steps 4 and 5. Returns how many pages were captured, or -errno. */
 static int record(struct transaction *t)
 {
@@ -432,6 +450,7 @@ static int record(struct transaction *t)
 	if (r < 0)
 		return r;
 	note_refusals(t, moved);
+	trace_evicted(t, moved);
 	int captured = 0;
 	for (uint32_t i = 0; i < t->nr_pages; i++) {
 		if (moved[i]) {
@@ -476,7 +495,8 @@ static void put_pinned_back(struct transaction *t)
 	struct address_space *as = t->as;
 	struct batch *batch = t->batch;
 	lock_take(&as->layout);
-	for (uint32_t i = 0; i < batch->nr_pages; i++) {
+	bool is_settled = events_settle(as);
+	for (uint32_t i = 0; is_settled && i < batch->nr_pages; i++) {
 		const struct batch_page *page = &batch->pages[i];
 		shadow_entry_t entry = page->slot != NO_SLOT ? shadow_get(as->shadow, page->addr) : 0;
 		if (!(entry & ENTRY_PINNED) || entry_state(entry) != STATE_STAGED || entry_slot(entry) != page->slot)
@@ -563,7 +583,7 @@ static void finish(struct transaction *t, int captured, struct evict_result *res
 static int move_out(struct transaction *t)
 {
 	struct address_space *as = t->as;
-	if (uffd_event_pending(as->uffd) || forkless_before_eviction(as) < 0)
+	if (!events_settle(as) || uffd_event_pending(as->uffd) || forkless_before_eviction(as) < 0)
 		return -EAGAIN;
 	registration_pin_threads(as);
 	t->knows_shared = as->shares;
@@ -587,9 +607,10 @@ static void transact(struct transaction *t, struct evict_result *result)
 	int r = move_out(t);
 	if (r > 0)
 		as->revolutions_idle = 0; /* for shared pages that is known later: some can never leave (read-only, a sharer out of reach) */
-	result->dry = r == 0 && as->revolutions_idle >= IDLE_REVOLUTIONS;
+	result->dry = r == 0 && as->revolutions_idle >= CLOCK_IDLE_MAX;
 	if (result->dry)
 		as->revolutions_idle = 0;
+	address_space_note_out(as);
 	lock_drop(&as->layout);
 	scheduling_give_way();
 	give_unused_slots_back(t);

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
+#include "pager/events.h"
 #include "pager/forkless.h"
 #include "pager/registration.h"
 #include "pager/writeback.h"
@@ -17,6 +18,7 @@
 #define FILLS_PER_EPOCH 16
 /* fault_page of a load that is readahead only. */
 #define NOBODY_WAITS UINT32_MAX
+#define NEW_CHUNK_PAGES 32u
 /* An epoch that is never "just now", for pages that came along with the one that faulted. */
 #define NOT_RECENT 128
 
@@ -149,6 +151,8 @@ static uint8_t fill_epoch(const struct address_space *as)
 /* Records pages that are resident now and were new: no slot. The faulting one counts as used just now. */
 static void record_filled(struct address_space *as, remote_addr_t start, uint64_t nr_pages, remote_addr_t fault_page, unsigned age)
 {
+	if (nr_pages > 1)
+		address_space_trace(as, TRACE_FILLED, fault_page > start ? TRACE_FLAG_DOWN : 0, start, (uint32_t)nr_pages);
 	as->fills++;
 	forkless_note_zeros(as, start, nr_pages);
 	for (remote_addr_t page = start; page < start + nr_pages * PAGE_BYTES; page += PAGE_BYTES) {
@@ -185,8 +189,8 @@ static enum fault_result conclude(struct fault_context *context, struct fault *f
 	}
 }
 
-/* How many pages from `page` (up or down) are as new as it is, inside its mapping. Returns the start of the window. */
-static remote_addr_t new_window(struct address_space *as, remote_addr_t page, struct window window, uint32_t *ret_pages)
+/* How many pages from `page` (up or down) are as new as it is, inside its mapping. */
+static uint32_t new_window(struct address_space *as, remote_addr_t page, struct window window)
 {
 	struct range range;
 	uint32_t n = 1;
@@ -198,8 +202,7 @@ static remote_addr_t new_window(struct address_space *as, remote_addr_t page, st
 			break;
 		n++;
 	}
-	*ret_pages = n;
-	return window.down ? page - (uint64_t)(n - 1) * PAGE_BYTES : page;
+	return n;
 }
 
 /* A read of memory never written gives the zero page, which takes no memory (LINEAGE C2: sparse memory stays sparse). */
@@ -216,40 +219,50 @@ static enum fault_result fill_zero_page(struct fault_context *context, struct fa
 	return conclude(context, fault, done ? 0 : r);
 }
 
+/* Pages that nobody has seen yet, for which room is reserved. 0: all are in; else why the rest is not. *used counts what was charged. */
+static int put_in_zeros(struct fault_context *context, const struct fault *fault, remote_addr_t start, uint32_t n, uint64_t *used)
+{
+	uint64_t done;
+	int r = uffd_copy(fault->as->uffd, start, context->zeros, (uint64_t)n * PAGE_BYTES, false, &done);
+	if (done)
+		record_filled(fault->as, start, done / PAGE_BYTES, fault->page, 0);
+	charge_commit(context->pager->charge, done / PAGE_BYTES);
+	*used += done / PAGE_BYTES;
+	return done == (uint64_t)n * PAGE_BYTES ? 0 : r;
+}
+
+/* The lowest of n pages that follow the first `filled` of a window. */
+static remote_addr_t chunk_start(remote_addr_t page, bool down, uint32_t filled, uint32_t n)
+{
+	return down ? page - (filled + n - 1ull) * PAGE_BYTES : page + (uint64_t)filled * PAGE_BYTES;
+}
+
+/* The page and its window, nearest first, a chunk at a time: the program goes on with the first ones while the next are filled. */
 static enum fault_result fill_new(struct fault_context *context, struct fault *fault)
 {
 	struct address_space *as = fault->as;
 	if (!fault->write)
 		return fill_zero_page(context, fault);
-	struct window window = streams_fault(&as->streams, fault->page, LOAD_MAX_PAGES);
-	uint32_t want;
-	remote_addr_t start = new_window(as, fault->page, window, &want);
-	uint64_t granted = prepare(context, fault, want);
+	struct window window = streams_fault(&as->streams, fault->page, context->pager->max_window);
+	uint32_t want = new_window(as, fault->page, window), filled = 0;
+	uint64_t granted = prepare(context, fault, want), used = 0;
+	int error = 0;
 	if (!granted)
 		return FAULT_DEFERRED;
-	if (granted < want) { /* what there is room for, with the faulting page in it */
-		start = window.down ? fault->page - (granted - 1) * PAGE_BYTES : fault->page;
-		want = (uint32_t)granted;
+	while (!error && filled < granted) {
+		uint32_t n = (uint32_t)MIN_OF(granted - filled, NEW_CHUNK_PAGES);
+		error = put_in_zeros(context, fault, chunk_start(fault->page, window.down, filled, n), n, &used);
+		filled += error ? 0 : n;
 	}
-	uint64_t done = 0;
-	int r = uffd_copy(as->uffd, start, context->zeros, (uint64_t)want * PAGE_BYTES, false, &done);
-	bool covers_fault = start + done > fault->page;
-	if (!covers_fault && want > 1 && r != -EAGAIN && r != -ESRCH) { /* the window met something: only the page itself */
-		if (done)
-			record_filled(as, start, done / PAGE_BYTES, fault->page, 0);
-		charge_commit(context->pager->charge, done / PAGE_BYTES);
-		charge_cancel(context->pager->charge, want - 1 - done / PAGE_BYTES);
-		want = 1;
-		start = fault->page;
-		r = uffd_copy(as->uffd, start, context->zeros, PAGE_BYTES, false, &done);
-		covers_fault = done > 0;
+	bool is_in = entry_state(shadow_get(as->shadow, fault->page)) == STATE_RESIDENT;
+	if (!is_in && granted > 1 && error != -EAGAIN && error != -ESRCH) { /* the window met something: only the page itself */
+		error = put_in_zeros(context, fault, fault->page, 1, &used);
+		is_in = !error;
 	}
-	if (done)
-		record_filled(as, start, done / PAGE_BYTES, fault->page, 0);
-	charge_commit(context->pager->charge, done / PAGE_BYTES);
-	charge_cancel(context->pager->charge, want - done / PAGE_BYTES);
-	streams_filled(&as->streams, window.stream, start, covers_fault ? (uint32_t)(done / PAGE_BYTES) : 1);
-	return conclude(context, fault, covers_fault ? 0 : r);
+	charge_cancel(context->pager->charge, granted - used);
+	filled = MAX_OF(filled, 1);
+	streams_filled(&as->streams, window.stream, chunk_start(fault->page, window.down, 0, filled), filled);
+	return conclude(context, fault, is_in ? 0 : error);
 }
 
 static enum fault_result fill_zeros_again(struct fault_context *context, struct fault *fault, shadow_entry_t entry)
@@ -265,7 +278,7 @@ static enum fault_result fill_zeros_again(struct fault_context *context, struct 
 	charge_cancel(context->pager->charge, 1 - done / PAGE_BYTES);
 	if (done)
 		record_filled(as, fault->page, 1, fault->page,
-			      clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager)));
+			      pager_age_at_refault(context->pager, fault->page, entry_epoch(entry)));
 	return conclude(context, fault, done ? 0 : r);
 }
 
@@ -277,7 +290,7 @@ static int put_in_from_batch(struct fault_context *context, struct address_space
 	charge_commit(context->pager->charge, *ret_done / PAGE_BYTES);
 	charge_cancel(context->pager->charge, 1 - *ret_done / PAGE_BYTES);
 	if (*ret_done) {
-		unsigned age = clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager));
+		unsigned age = pager_age_at_refault(context->pager, page, entry_epoch(entry));
 		as->fills++;
 		forkless_note_slot(as, page, entry_slot(entry));
 		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, fill_epoch(as), entry & ENTRY_PINNED));
@@ -348,6 +361,28 @@ static uint32_t gather_from_pool(struct fault_context *context, const struct add
 	return n;
 }
 
+static bool is_resident(const struct address_space *as, remote_addr_t page)
+{
+	return entry_state(shadow_get(as->shadow, page)) == STATE_RESIDENT;
+}
+
+/* Tells the stream what is brought in, and, when it has proved itself, what is in memory already where its reader will pass. */
+static void note_filled(struct address_space *as, remote_addr_t start, uint32_t nr_pages, struct window window)
+{
+	uint32_t passed = 0;
+	remote_addr_t end = start + (uint64_t)nr_pages * PAGE_BYTES;
+	streams_filled(&as->streams, window.stream, start, nr_pages);
+	if (window.pages < STREAM_ESTABLISHED)
+		return;
+	if (window.down)
+		while (passed < STREAM_MAX_PASSED && is_resident(as, start - (passed + 1ull) * PAGE_BYTES))
+			passed++;
+	else
+		while (passed < STREAM_MAX_PASSED && is_resident(as, end + (uint64_t)passed * PAGE_BYTES))
+			passed++;
+	streams_pass_over(&as->streams, window.stream, window.down ? 0 : passed, window.down ? passed : 0);
+}
+
 /*
  * As a rule the pages leave the pool, which would hold them twice. Those of a sequential reader stay there too: it has seen them for the last time when
  * it is through, and then they leave memory without being compressed once more.
@@ -359,7 +394,7 @@ static void record_from_pool(struct fault_context *context, const struct fault *
 		remote_addr_t page = start + (uint64_t)i * PAGE_BYTES;
 		shadow_entry_t entry = shadow_get(as->shadow, page);
 		bool asked = page == fault->page;
-		unsigned age = asked ? clock_age_at_refault(entry_epoch(entry), pager_epoch(context->pager)) : 0;
+		unsigned age = asked || keep ? pager_age_at_refault(context->pager, page, entry_epoch(entry)) : 0;
 		uint8_t epoch = (uint8_t)(fill_epoch(as) + (asked ? 0 : NOT_RECENT));
 		uint64_t flags = (entry & ENTRY_PINNED) | (fault->write ? 0 : ENTRY_ARMED);
 		forkless_note_slot(as, page, entry_slot(entry));
@@ -414,7 +449,7 @@ static enum fault_result fill_from_pool(struct fault_context *context, struct fa
 	charge_cancel(context->pager->charge, granted - used);
 	as->fills += used > 0;
 	if (filled) {
-		streams_filled(&as->streams, window.stream, window.down ? fault->page - (uint64_t)(filled - 1) * PAGE_BYTES : fault->page, filled);
+		note_filled(as, window.down ? fault->page - (uint64_t)(filled - 1) * PAGE_BYTES : fault->page, filled, window);
 		stat_add(context->pager->stats, readahead, filled - 1);
 	}
 	if (entry_is_evicted(shadow_get(as->shadow, fault->page)))
@@ -470,7 +505,7 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 	struct load *load = load_take(context);
 	if (!load)
 		return FAULT_DEFERRED;
-	struct window window = streams_fault(&as->streams, fault->page, LOAD_MAX_PAGES);
+	struct window window = streams_fault(&as->streams, fault->page, context->pager->max_window);
 	uint32_t want = swapped_window(as, fault->page, entry_slot(entry), window);
 	uint64_t granted = prepare(context, fault, want);
 	if (!granted)
@@ -479,7 +514,9 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 	begin_load(context, load, as, fault->page - (uint64_t)below * PAGE_BYTES, (uint32_t)granted);
 	load->fault_page = below;
 	load->write = fault->write;
-	streams_filled(&as->streams, window.stream, load->start, load->nr_pages);
+	load->sequential = window.pages >= STREAM_ESTABLISHED;
+	load->down = window.down;
+	note_filled(as, load->start, load->nr_pages, window);
 	stat_add(context->pager->stats, readahead, load->nr_pages - 1);
 	return FAULT_DONE;
 }
@@ -490,7 +527,7 @@ static enum fault_result start_fill(struct fault_context *context, struct fault 
 	struct address_space *as = fault->as;
 	if (!is_in_pool(context->pager, entry_slot(entry)))
 		return start_load(context, fault, entry);
-	struct window window = streams_fault(&as->streams, fault->page, POOL_MAX_WINDOW);
+	struct window window = streams_fault(&as->streams, fault->page, MIN_OF(POOL_MAX_WINDOW, context->pager->max_window));
 	uint64_t granted = prepare(context, fault, window.pages);
 	return granted ? fill_from_pool(context, fault, window, granted) : FAULT_DEFERRED;
 }
@@ -635,12 +672,12 @@ uint32_t fault_bring_back(struct fault_context *context, struct address_space *a
 static void record_loaded(struct fault_context *context, struct load *load, uint32_t first, uint32_t nr)
 {
 	struct address_space *as = load->as;
-	uint8_t now = pager_epoch(context->pager);
 	for (uint32_t i = first; i < first + nr; i++) {
 		remote_addr_t page = load->start + (uint64_t)i * PAGE_BYTES;
 		shadow_entry_t entry = shadow_get(as->shadow, page);
 		bool asked = i == load->fault_page;
-		unsigned age = asked ? clock_age_at_refault(entry_epoch(entry), now) : 0;
+		bool used = asked || load->sequential;
+		unsigned age = used ? pager_age_at_refault(context->pager, page, entry_epoch(entry)) : 0;
 		uint8_t epoch = (uint8_t)(fill_epoch(as) + (asked ? 0 : NOT_RECENT));
 		uint64_t flags = (entry & ENTRY_PINNED) | (asked && load->write ? 0 : ENTRY_ARMED);
 		forkless_note_slot(as, page, entry_slot(entry));
@@ -661,6 +698,8 @@ static uint32_t put_in_run(struct fault_context *context, struct load *load, uin
 	uint32_t pages = (uint32_t)(done / PAGE_BYTES);
 	if (pages) {
 		record_loaded(context, load, first, pages);
+		if (load->nr_pages > 1)
+			address_space_trace(as, TRACE_FILLED, load->down ? TRACE_FLAG_DOWN : 0, load->start + (uint64_t)first * PAGE_BYTES, pages);
 		charge_commit(context->pager->charge, pages);
 		return pages;
 	}
@@ -699,9 +738,10 @@ static void load_put_in(struct fault_context *context, struct load *load)
 {
 	struct address_space *as = load->as;
 	lock_take(&as->layout);
+	bool is_settled = events_settle(as);
 	if (load->fault_page != NOBODY_WAITS)
 		as->fills++;
-	while (load->nr_pages) {
+	while (is_settled && load->nr_pages) {
 		uint32_t n = 0;
 		while (n < load->nr_pages && is_wanted(load, n))
 			n++;

@@ -20,6 +20,8 @@ struct load {
 	uint32_t fault_page; /* index of the page that somebody waits for; the others are readahead */
 	slot_t first_slot;
 	uint8_t *buffer;
+	bool down;    /* the window extends downwards */
+	bool sequential; /* the window is one of an established stream: its pages count as asked for */
 	bool write;   /* the fault was one: that the page was written to says nothing more */
 	bool is_read; /* the content is here and verified; putting it in has to be tried again */
 };

@@ -79,9 +79,12 @@ static void serve_fault(struct fault_thread *thread, struct address_space *as, c
 	stat_add(thread->pager->stats, faults, 1);
 	if (as->wipe_unchecked)
 		events_wipe_on_fork(as, fault.inner_tid);
-	if (entry_is_evicted(shadow_get(as->shadow, fault.page)))
+	shadow_entry_t entry = shadow_get(as->shadow, fault.page);
+	if (entry_is_evicted(entry))
 		stat_add(thread->pager->stats, refaults, 1);
-	if (fault_handle(&thread->context, &fault) == FAULT_DEFERRED) {
+	address_space_trace(as, TRACE_FAULT, fault.write ? TRACE_FLAG_WRITE : 0, fault.page,
+			    entry_is_evicted(entry) ? (uint8_t)(pager_epoch(thread->pager) - entry_epoch(entry)) : TRACE_NO_DISTANCE);
+	if (!events_settle(as) || fault_handle(&thread->context, &fault) == FAULT_DEFERRED) {
 		address_space_get(as);
 		defer(thread, &fault);
 	}
@@ -105,6 +108,7 @@ static int serve(struct fault_thread *thread, struct address_space *as)
 	for (int i = 0; i < n; i++)
 		if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
 			serve_fault(thread, as, &msgs[i]);
+	events_settle(as);
 	lock_drop(&as->layout);
 	return n;
 }
@@ -119,7 +123,7 @@ static int retry_deferred(struct fault_thread *thread)
 		enum fault_result result = FAULT_DONE;
 		if (!atomic_load(&fault.as->dead)) {
 			lock_take(&fault.as->layout);
-			result = fault_handle(&thread->context, &fault);
+			result = events_settle(fault.as) ? fault_handle(&thread->context, &fault) : FAULT_DEFERRED;
 			lock_drop(&fault.as->layout);
 		}
 		if (result == FAULT_DEFERRED) {

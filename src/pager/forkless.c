@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "pager/events.h"
 #include "platform/pagemap.h"
 #include "platform/process.h"
 #include "platform/userfaultfd.h"
@@ -132,6 +133,7 @@ static void override(const struct past_item *item, void *context)
 int forkless_fork(struct address_space *parent, uint64_t stamp, struct address_space **ret_child)
 {
 	lock_take(&parent->layout);
+	events_settle_now(parent);
 	struct override o = {.child = address_space_fork(parent, -1)};
 	int r = o.child ? past_visit(&parent->past, stamp, override, &o) : -ENOMEM;
 	lock_drop(&parent->layout);

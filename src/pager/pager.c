@@ -1,6 +1,11 @@
 #include "pager/pager.h"
 
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
 #include "pager/address_space.h"
+#include "pager/fault.h"
 #include "pager/fault_thread.h"
 #include "pager/writeback.h"
 #include "reclaim/clock.h"
@@ -41,11 +46,31 @@ static int begin_swap(struct pager *pager)
 	return 0;
 }
 
+/*
+ * MEMBOX_TRACE=FILE records what the policy sees. With MEMBOX_TRACE_ACCESSES=1 nothing is brought in ahead, so that in a very small limit nearly every
+ * access to another page is a fault and thus recorded.
+ */
+static void begin_trace(struct pager *pager)
+{
+	const char *path = getenv("MEMBOX_TRACE"), *accesses = getenv("MEMBOX_TRACE_ACCESSES");
+	pager->max_window = LOAD_MAX_PAGES;
+	if (!path || !*path)
+		return;
+	if (accesses && *accesses == '1')
+		pager->max_window = 1;
+	int r = trace_open(path, charge_limit(pager->charge), CLOCK_EPOCHS_PER_MEMORY, &pager->trace);
+	if (r < 0)
+		log_error("cannot record a trace in %s: %s", path, strerror(-r));
+}
+
 int pager_init(struct pager *pager, struct swap *swap, struct stats *stats, struct charge *charge, const struct pager_home *home,
 	       const struct pager_callbacks *callbacks)
 {
 	*pager = (struct pager){.swap = swap, .stats = stats, .charge = charge, .home = *home, .callbacks = *callbacks};
-	return swap ? begin_swap(pager) : 0;
+	int r = swap ? begin_swap(pager) : 0;
+	if (r == 0)
+		begin_trace(pager);
+	return r;
 }
 
 void pager_release(struct pager *pager)
@@ -53,6 +78,7 @@ void pager_release(struct pager *pager)
 	for (uint32_t i = 0; i < pager->nr_threads; i++)
 		fault_thread_free(pager->threads[i]);
 	end_swap(pager, pager->swap);
+	trace_close(pager->trace);
 }
 
 static int reopen_all(struct pager *pager)
@@ -85,6 +111,12 @@ uint8_t pager_epoch(const struct pager *pager)
 {
 	uint64_t unit = MAX_OF(charge_limit(pager->charge) / CLOCK_EPOCHS_PER_MEMORY, 1);
 	return (uint8_t)(atomic_load_explicit(&pager->evicted, memory_order_relaxed) / unit);
+}
+
+unsigned pager_age_at_refault(const struct pager *pager, remote_addr_t page, uint8_t evicted)
+{
+	uint64_t out = atomic_load_explicit(&pager->out, memory_order_relaxed);
+	return clock_age_at_refault(page, evicted, pager_epoch(pager), clock_typical_distance(out, charge_limit(pager->charge)));
 }
 
 int pager_attach(struct pager *pager, struct address_space *as)

@@ -10,6 +10,7 @@
 #include "pool/pool.h"
 #include "reclaim/charge.h"
 #include "stats/stats.h"
+#include "stats/trace.h"
 #include "swap/swap.h"
 
 struct address_space;
@@ -41,14 +42,19 @@ struct pager {
 	_Atomic uint64_t pool_target; /* pages of memory that the pool may take */
 	struct writeback *writeback;
 	struct stats *stats;
+	struct trace *trace;         /* NULL: none (the environment's MEMBOX_TRACE) */
+	uint32_t max_window;         /* pages brought in for one fault at most */
+	_Atomic uint32_t nr_spaces;  /* ever */
 	struct charge *charge;
 	struct pager_callbacks callbacks;
 	struct pager_home home;
 	struct fault_thread *threads[PAGER_MAX_FAULT_THREADS];
 	uint32_t nr_threads, next_thread;
 	_Atomic uint64_t evicted;  /* pages ever; the clock of refault distances */
+	_Atomic uint64_t out;      /* pages that are out now, as last noted by each address space */
 	_Atomic uint32_t busy;     /* threads that evict, compress or write just now */
 	_Atomic bool starving;     /* a fault waits for room: set by it, cleared when reclaim has made enough */
+	_Atomic bool over_limit;   /* by more than what is on its way out: memory has to be freed, whatever it takes */
 	_Atomic uint32_t dry_seq;  /* raised when reclaim has found nothing more to take: waiting faults go on regardless */
 };
 
@@ -65,8 +71,11 @@ void pager_release(struct pager *pager);
  */
 int pager_set_swap(struct pager *pager, struct swap *swap);
 
-/* Now in epochs of refault distance: an eighth of the container's memory evicted is one epoch. */
+/* Now in epochs of refault distance (CLOCK_EPOCHS_PER_MEMORY). */
 uint8_t pager_epoch(const struct pager *pager);
+
+/* The age of a page that was evicted in this epoch and comes back now. */
+unsigned pager_age_at_refault(const struct pager *pager, remote_addr_t page, uint8_t evicted);
 
 /* Starts the fault threads at the first adoption and gives the address space to one of them. 0 or -errno. */
 int pager_attach(struct pager *pager, struct address_space *as);

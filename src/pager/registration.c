@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "pager/events.h"
 #include "platform/pagemap.h"
 #include "platform/process.h"
 #include "platform/userfaultfd.h"
@@ -53,17 +54,21 @@ static bool is_eligible(const struct address_space *as, const struct mapping *m)
 	return !overlaps(m, as->sentinel, PAGE_BYTES);
 }
 
-/* Layout lock held. */
-static bool is_registered(const struct address_space *as, const struct mapping *m)
+bool registration_covers(const struct address_space *as, remote_addr_t start, remote_addr_t end)
 {
-	struct pagemap_query query = {.start = m->start,
-				      .end = m->end,
+	struct pagemap_query query = {.start = start,
+				      .end = end,
 				      .require = PAGE_WP_ALLOWED,
 				      .report = PAGE_WP_ALLOWED,
 				      .max_pages = 1};
 	struct page_run run;
 	uint64_t walked;
 	return pagemap_scan(as->pagemap, &query, &run, 1, &walked) == 1;
+}
+
+static bool is_registered(const struct address_space *as, const struct mapping *m)
+{
+	return registration_covers(as, m->start, m->end);
 }
 
 /* The hint of registration_extent for what the kernel says now; an old one is in the way no longer. */
@@ -108,7 +113,7 @@ static int register_around(struct address_space *as, remote_addr_t page, remote_
 	struct mapping m;
 	int r = mapping_find(as->pid, as->maps, page, &m);
 	*ret_end = r == 0 ? m.end : page + PAGE_BYTES;
-	if (r < 0 || !is_eligible(as, &m) || is_registered(as, &m) || uffd_event_pending(as->uffd))
+	if (r < 0 || !is_eligible(as, &m) || is_registered(as, &m) || !events_settle(as) || uffd_event_pending(as->uffd))
 		return 0;
 	address_space_forget(as, m.start, m.end);
 	r = uffd_register(as->uffd, m.start, m.end - m.start, true);
@@ -134,7 +139,7 @@ static int unregister_mapping(const struct mapping *m, void *context)
  */
 int registration_remove_all(struct address_space *as)
 {
-	if (uffd_event_pending(as->uffd))
+	if (!events_settle(as) || uffd_event_pending(as->uffd))
 		return -EAGAIN;
 	if (shadow_count(as->shadow, STATE_STAGED) + shadow_count(as->shadow, STATE_SWAPPED))
 		return -EBUSY;

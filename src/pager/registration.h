@@ -12,6 +12,9 @@ void registration_pin(struct address_space *as, remote_addr_t start, remote_addr
  */
 void registration_pin_threads(struct address_space *as);
 
+/* True when some of [start, end) is registered now: what the kernel says. */
+bool registration_covers(const struct address_space *as, remote_addr_t start, remote_addr_t end);
+
 /*
  * Layout lock held. Every mapping that is registered (also the agent's own) is so no longer: waiting threads go on, write protection is gone, no event
  * is raised any more. 0, or -EAGAIN with nothing done: an event is unread; -EBUSY: a page is evicted; or -errno.

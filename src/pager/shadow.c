@@ -224,6 +224,14 @@ uint64_t shadow_count(const struct shadow *shadow, enum page_state state)
 	return shadow->count.state[state];
 }
 
+uint64_t shadow_evicted(const struct shadow *shadow)
+{
+	uint64_t count = 0;
+	for (unsigned state = 0; state < NR_STATES; state++)
+		count += entry_is_evicted(state) ? shadow->count.state[state] : 0;
+	return count;
+}
+
 uint64_t shadow_active(const struct shadow *shadow)
 {
 	return shadow->count.active;

@@ -109,6 +109,7 @@ void shadow_for_each(struct shadow *shadow, remote_addr_t start, remote_addr_t e
 bool shadow_next_evicted(const struct shadow *shadow, remote_addr_t start, remote_addr_t *ret_addr);
 
 uint64_t shadow_count(const struct shadow *shadow, enum page_state state);
+uint64_t shadow_evicted(const struct shadow *shadow); /* in whatever state */
 uint64_t shadow_active(const struct shadow *shadow);  /* RESIDENT with age > 0 */
 uint64_t shadow_pinned(const struct shadow *shadow);
 uint64_t shadow_slots(const struct shadow *shadow);   /* entries that hold a slot reference */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "pager/forkless.h"
 #include "pager/writeback_internal.h"
 #include "platform/scheduling.h"
 #include "platform/userfaultfd.h"
@@ -18,6 +19,7 @@
 #define MAX_LEAVING 2u /* batches: the others are for what leaves the program */
 #define TURNS_TO_POOL 8u
 #define WRITES_IN_A_HURRY 2u
+#define WRITES_OVER_LIMIT 4u
 #define HOLES_SHARE 32u /* of the memory of a full pool; more than that is room */
 
 static void reap(struct writeback *wb, bool wait);
@@ -51,6 +53,7 @@ static void put_batch_back(struct writeback *wb, struct batch *batch)
 		}
 		charge_prepare_forced(wb->pager->charge, 1);
 		charge_commit(wb->pager->charge, 1);
+		forkless_note_unknown(as, page->addr);
 		shadow_set(as->shadow, page->addr, entry_make(STATE_RESIDENT, NO_SLOT, 0, 0, entry & ENTRY_PINNED));
 		swap_put(wb->pager->swap, page->slot);
 	}
@@ -130,16 +133,17 @@ static void write_run(struct writeback *wb, struct batch *batch, uint32_t first,
 }
 
 /*
- * While the program waits for room the disk shares the work: a page that is written frees twice the memory of one that is compressed, for less of the
- * processors' time. Into a full pool some batches still go (and the oldest pages leave for them), so that it does not hold for ever what nobody asks for; most go to the
+ * A page that is written frees twice the memory of one that is compressed, for less of the processors' time. So while a fault waits for room the disk shares
+ * the work, and over the limit what leaves goes to the file as fast as that takes it. Into a full pool some batches still go (and the oldest pages leave for them), so that it does not hold for ever what nobody asks for; most go to the
  * file at once: what comes round again in a loop would only push out what comes round sooner.
  */
 static bool goes_to_pool(struct writeback *wb)
 {
 	struct pager *pager = wb->pager;
 	uint64_t target = atomic_load_explicit(&pager->pool_target, memory_order_relaxed);
-	bool in_a_hurry = atomic_load_explicit(&pager->starving, memory_order_relaxed);
-	if (!target || (in_a_hurry && swap_io_in_flight(wb->io) < WRITES_IN_A_HURRY))
+	uint32_t writes = atomic_load_explicit(&pager->over_limit, memory_order_relaxed) ? WRITES_OVER_LIMIT
+			  : atomic_load_explicit(&pager->starving, memory_order_relaxed) ? WRITES_IN_A_HURRY : 0;
+	if (!target || swap_io_in_flight(wb->io) < writes)
 		return false;
 	uint64_t memory = atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed);
 	return memory < target || pool_free_memory(pager->pool) > memory / HOLES_SHARE || wb->turn++ % TURNS_TO_POOL == 0;

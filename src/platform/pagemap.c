@@ -87,6 +87,7 @@ int pagemap_scan(int pagemap_fd, const struct pagemap_query *query, struct page_
 		.max_pages = query->max_pages,
 		.category_inverted = query->forbid,
 		.category_mask = query->require | query->forbid,
+		.category_anyof_mask = query->any,
 		.return_mask = query->report,
 	};
 	int n;

@@ -26,6 +26,7 @@ struct pagemap_query {
 	uint64_t start, end;
 	uint64_t require;      /* all of these set ... */
 	uint64_t forbid;       /* ... and none of these */
+	uint64_t any;          /* 0, or at least one of these set */
 	uint64_t report;       /* categories to return; runs are split where they differ */
 	uint64_t max_pages;    /* 0: no limit */
 	bool write_protect;    /* also re-protect the matching pages, atomically (PM_SCAN_WP_MATCHING); require PAGE_WP_ALLOWED then */

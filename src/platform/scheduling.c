@@ -2,6 +2,7 @@
 
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -47,7 +48,12 @@ void scheduling_prefer_latency(void)
 
 void scheduling_give_way(void)
 {
-	struct sched_attributes attributes = {.size = sizeof(attributes), .runtime = LONG_SLICE_NS};
+	static _Thread_local bool knows_usual;
+	static _Thread_local int usual; /* a user may have been nice to others */
+	if (!knows_usual)
+		usual = getpriority(PRIO_PROCESS, 0);
+	knows_usual = true;
+	struct sched_attributes attributes = {.size = sizeof(attributes), .nice = usual, .runtime = LONG_SLICE_NS};
 	syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 

@@ -9,7 +9,10 @@
  */
 void scheduling_prefer_latency(void);
 
-/* The opposite: a long slice and no better nice value than usual, so that whoever wakes up goes first. For work that nobody waits for just now. */
+/*
+ * The opposite: a long slice and the nice value that the thread had when it first called this, so that whoever wakes up goes first. For work that nobody
+ * waits for just now.
+ */
 void scheduling_give_way(void);
 
 /* Processors that this process may use; asked for once. */

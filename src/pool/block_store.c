@@ -12,7 +12,9 @@
 #define NR_CLASSES (PAGE_BYTES / BLOCK_UNIT + 1)
 #define MAX_OBJECTS (BLOCK_BYTES / BLOCK_UNIT)
 #define BLOCKS_AT_ONCE 32u /* mapped in one go */
-#define KEEP_FREE 16u      /* free blocks that keep their memory for the next use */
+#define CHUNK_BYTES ((size_t)BLOCKS_AT_ONCE * BLOCK_BYTES) /* a huge page */
+#define HUGE_FROM 256u     /* blocks in use, from which on memory is taken in huge pages: before, they would be too coarse */
+#define KEEP_FREE 40u      /* free blocks that keep their memory for the next use */
 #define NO_BLOCK UINT32_MAX
 #define WORD_BITS 64u
 
@@ -63,9 +65,29 @@ void block_store_free(struct block_store *store)
 	for (uint32_t i = 0; i < store->nr_blocks; i++)
 		free(store->blocks[i].keys);
 	for (uint32_t i = 0; i < store->nr_blocks; i += BLOCKS_AT_ONCE)
-		munmap(store->blocks[i].data, BLOCKS_AT_ONCE * BLOCK_BYTES);
+		munmap(store->blocks[i].data, CHUNK_BYTES);
 	free(store->blocks);
 	free(store);
+}
+
+/* Address space for a chunk, aligned to its size. NULL: none. */
+static uint8_t *map_chunk(void)
+{
+	uint8_t *area = mmap(NULL, 2 * CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (area == MAP_FAILED)
+		return NULL;
+	size_t before = -(uintptr_t)area % CHUNK_BYTES;
+	if (before)
+		munmap(area, before);
+	munmap(area + before + CHUNK_BYTES, CHUNK_BYTES - before);
+	return area + before;
+}
+
+/* To take a huge page is a tenth of the work of taking its pages one by one. */
+static bool take_at_once(const struct block_store *store, uint8_t *chunk)
+{
+	return store->nr_in_use >= HUGE_FROM && madvise(chunk, CHUNK_BYTES, MADV_HUGEPAGE) == 0 &&
+	       madvise(chunk, CHUNK_BYTES, MADV_POPULATE_WRITE) == 0;
 }
 
 static bool map_more(struct block_store *store)
@@ -75,14 +97,16 @@ static bool map_more(struct block_store *store)
 	if (!bigger)
 		return false;
 	store->blocks = bigger;
-	uint8_t *data = mmap(NULL, BLOCKS_AT_ONCE * BLOCK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (data == MAP_FAILED)
+	uint8_t *chunk = map_chunk();
+	if (!chunk)
 		return false;
-	for (uint32_t i = 0; i < BLOCKS_AT_ONCE; i++) {
-		bigger[nr + i] = (struct block){.data = data + (size_t)i * BLOCK_BYTES, .next = nr + i + 1 < nr + BLOCKS_AT_ONCE ? nr + i + 1 : store->free};
-	}
+	bool taken = take_at_once(store, chunk);
+	for (uint32_t i = 0; i < BLOCKS_AT_ONCE; i++)
+		bigger[nr + i] = (struct block){.data = chunk + (size_t)i * BLOCK_BYTES, .is_resident = taken, .next = nr + i + 1};
+	bigger[nr + BLOCKS_AT_ONCE - 1].next = store->free;
 	store->free = nr;
 	store->nr_blocks = nr + BLOCKS_AT_ONCE;
+	store->nr_resident_free += taken ? BLOCKS_AT_ONCE : 0;
 	return true;
 }
 
@@ -119,6 +143,18 @@ static uint32_t begin_block(struct block_store *store, uint32_t class)
 	return number;
 }
 
+/* Nothing is stored any more: an idle pool takes no memory. */
+static void give_all_back(struct block_store *store)
+{
+	for (uint32_t i = 0; i < store->nr_blocks && store->nr_resident_free; i++) {
+		if (!store->blocks[i].is_resident)
+			continue;
+		madvise(store->blocks[i].data, BLOCK_BYTES, MADV_DONTNEED);
+		store->blocks[i].is_resident = false;
+		store->nr_resident_free--;
+	}
+}
+
 static void end_block(struct block_store *store, uint32_t number)
 {
 	struct block *block = &store->blocks[number];
@@ -134,7 +170,8 @@ static void end_block(struct block_store *store, uint32_t number)
 		madvise(block->data, BLOCK_BYTES, MADV_DONTNEED);
 	block->next = store->free;
 	store->free = number;
-	store->nr_in_use--;
+	if (!--store->nr_in_use)
+		give_all_back(store);
 }
 
 static void add_to_holes(struct block_store *store, uint32_t number)

@@ -25,11 +25,11 @@ enum stat_unit {
 	X(rss_failcnt, COUNT, "charges that hit the limit and had to wait")                                   \
 	X(rss_reclaimed, PAGES, "freed by the container's own reclaim")                                       \
 	X(active, BYTES, "resident memory that came back soon after an eviction, or was passed by: the hand passes it again")                 \
-	X(inactive, BYTES, "all other resident memory: usage less active and unevictable")                                \
+	X(inactive, BYTES, "all other memory, the pool with it: usage less active and unevictable")                                \
 	X(unevictable, BYTES, "resident memory that cannot leave: thread records, arguments, pinned, locked") \
 	X(anon, BYTES, "resident anonymous memory")                                                           \
 	X(file, BYTES, "resident mapped file memory, shared memory (shmem, memfd) included")                                                         \
-	X(pool, BYTES, "memory of the compressed pool")                                                       \
+	X(pool, BYTES, "memory of the compressed pool, and of pages on their way to it or to the file")                                                       \
 	X(pool_stored, BYTES, "pages' uncompressed size in the pool")                                         \
 	X(swap_used, BYTES, "what is in the swap file")                                                       \
 	X(swap_total, BYTES, "size of the swap file when full")                                               \

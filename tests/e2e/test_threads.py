@@ -37,6 +37,13 @@ def test_layout_changes_of_evicted_mappings(box):
     check(box, "remap-evicted", least=1000)
 
 
+@pytest.mark.parametrize("threads", [2, 4, 16])
+def test_mappings_that_take_the_place_of_moved_ones(box, threads):
+    """The events of the two moves may be read in the wrong order."""
+    run = box.run_victim("trade-places", 128, threads, scale(1600, 16000), limit=40 * MIB)
+    assert run.stdout == b"right\n"
+
+
 def test_fork_with_evicted_pages(box):
     check(box, "fork-evicted", least=500)
 

@@ -189,6 +189,23 @@ static int compare_long(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+#define HELD_SAMPLES 20
+
+/* The highest that was not left for so many samples: two who look at different moments both see it. */
+static long series_held(const struct series *series)
+{
+	long held = 0;
+
+	for (size_t i = 0; i + HELD_SAMPLES <= series->count; i++) {
+		long least = series->values[i];
+
+		for (size_t k = 1; k < HELD_SAMPLES; k++)
+			least = series->values[i + k] < least ? series->values[i + k] : least;
+		held = least > held ? least : held;
+	}
+	return held;
+}
+
 static void series_print(struct series *series, const char *path)
 {
 	FILE *out = path ? fopen(path, "w") : stderr;
@@ -199,6 +216,7 @@ static void series_print(struct series *series, const char *path)
 	fprintf(out, "{\"samples\": %zu, \"max_kib\": %ld, \"max_anon_kib\": %ld, \"max_keeper_kib\": %ld, \"max_processes\": %d", series->count,
 		series->max.members, series->max.anonymous, series->max.keeper, series->max.nr_processes);
 	fprintf(out, ", \"max_gap_us\": %.0f, \"largest_process_kib\": %ld", series->max_gap * 1e6, usage.ru_maxrss);
+	fprintf(out, ", \"held_kib\": %ld", series_held(series));
 	qsort(series->values, series->count, sizeof(long), compare_long);
 	static const int quantiles[] = { 10, 50, 90, 99 };
 	for (size_t i = 0; i < 4 && series->count; i++)
