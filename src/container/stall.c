@@ -11,6 +11,7 @@
 
 #define ADOPTIONS_AT_ONCE 4 /* bounds how long the members are held for them */
 #define DROP_INTERVAL_NS 50000000ull
+#define GROWTH_PAGES 1024 /* more than is put in or taken out at a time */
 #define STALL_SLICE_NS 200000
 #define STALL_MAX_NS 2000000000ull
 /* The statement under way when the members were held may have looked before; the next one is about held members only. */
@@ -50,18 +51,20 @@ void container_adopt_members(struct container *c)
 	hold_release(&hold);
 }
 
-/* True when reclaim has stated that it found nothing more, looking at held members only. */
-static bool wait_for_reclaim(struct container *c)
+/* True when reclaim has stated that it found nothing more, looking at held members only. Somebody who could not be held and grows ends the wait. */
+static bool wait_for_reclaim(struct container *c, const struct hold *hold)
 {
 	uint64_t begin = container_now_ns();
-	uint64_t limit = charge_limit(&c->charge), room = container_stall_room(c);
+	uint64_t limit = charge_limit(&c->charge), room = container_stall_room(c), usage = charge_usage(&c->charge), least = usage;
 	uint32_t seq = atomic_load(&c->exhausted_seq);
 	bool exhausted = false;
 	atomic_store(&c->room_wanted, room);
 	while (!exhausted && container_now_ns() - begin < STALL_MAX_NS && !atomic_load(&c->killed)) {
 		struct charge_sample sample = charge_sample_begin(&c->charge);
 		charge_sample_end(&c->charge, sample, members_sample(&c->members));
-		if (charge_usage(&c->charge) + room <= limit)
+		usage = charge_usage(&c->charge);
+		least = MIN_OF(least, usage);
+		if (usage + room <= limit || (!hold->complete && usage > least + GROWTH_PAGES))
 			break;
 		reclaimer_kick(c->reclaimer);
 		struct timespec nap = {.tv_nsec = STALL_SLICE_NS};
@@ -81,7 +84,7 @@ bool container_stall(struct container *c)
 	hold_expire_removed(c, &hold);
 	hold_cover(c, &hold);
 	bool dropped = drop_file_pages_when_due(c, &hold);
-	bool exhausted = wait_for_reclaim(c);
+	bool exhausted = wait_for_reclaim(c, &hold);
 	if (exhausted && !dropped) {
 		hold_drop_file_pages(c, &hold);
 		exhausted = members_sample(&c->members) > charge_limit(&c->charge);

@@ -13,6 +13,8 @@
 #include "inject/ward.h"
 #include "platform/process.h"
 
+#define RUNNABLE_PATIENCE_US 500000
+
 struct world {
 	pid_t pid;
 	bool complete;
@@ -201,13 +203,27 @@ static void mark_dead_leader(struct world *world)
 		leader->dead_leader = thread_state(world->pid, world->pid) == 'Z';
 }
 
-/* Waits until all known threads are held; -ETIMEDOUT when some still run at the deadline. */
+/* True when a thread only waits for a processor: it will stop as soon as it has one. */
+static bool some_are_runnable(const struct world *world)
+{
+	for (size_t i = 0; i < world->nr_threads; i++)
+		if (world->threads[i].state == TRACEE_RUNNING && thread_state(world->pid, world->threads[i].tid) == 'R')
+			return true;
+	return false;
+}
+
+/*
+ * Waits until all known threads are held; -ETIMEDOUT when some still run at the deadline. It is meant for threads that sleep where they cannot be
+ * interrupted; on a busy machine others are waited for longer.
+ */
 static int wait_threads(struct world *world, uint64_t deadline)
 {
 	unsigned int rounds = 0;
 
 	while (poll_threads(world) > 0) {
-		if (now_us() >= deadline)
+		uint64_t now = now_us();
+
+		if (now >= deadline && (now >= deadline + RUNNABLE_PATIENCE_US || !some_are_runnable(world)))
 			return -ETIMEDOUT;
 		poll_nap(&rounds);
 		if (rounds % 64 == 0)

@@ -301,7 +301,7 @@ def test_largest_process_is_killed(box, args, name, extra):
     run = box.run_boxed([victim(name), 256, *extra], 64 * MIB, args=args)
     assert run.status == 137, run
     assert run.stderr.startswith("membox: ") and "kill" in run.stderr, run.stderr
-    assert run.stats["oom_kills"] >= 1 and run.stats["exit_status"] == 137
+    assert run.stats["oom_kills"] >= 1 and run.stats["exit_status"] == 137, run
 
 
 def test_only_the_largest_process_is_killed(box):

@@ -160,7 +160,8 @@ def test_signal_with_handler(box, number):
     script = ("import os, signal, sys, time\ngot = []\nsignal.signal(int(sys.argv[1]), lambda n, f: got.append(n))\ndata = [os.urandom(4096) for i in range(16000)]\n"
               "h = hash(tuple(map(hash, data)))\nprint('ready', flush=True)\nwhile not got: time.sleep(0.01)\ntime.sleep(0.2)\nprint(len(got), h == hash(tuple(map(hash, data))))\nsys.exit(7)")
     process = box.start([PYTHON, "-c", script, str(int(number))], 40 * MIB)
-    assert process.stdout.readline() == b"ready\n"
+    line = process.stdout.readline()
+    assert line == b"ready\n", process.communicate()
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout, stderr) == (7, b"1 True\n", b"")
