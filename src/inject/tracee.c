@@ -15,11 +15,11 @@
 #ifndef PTRACE_EVENT_STOP
 #define PTRACE_EVENT_STOP 128
 #endif
-#define STOP_AT_SYSCALL (SIGTRAP | 0x80)            /* with PTRACE_O_TRACESYSGOOD */
+#define STOP_AT_SYSCALL (SIGTRAP | 0x80) /* with PTRACE_O_TRACESYSGOOD */
 #define STOP_AT_INTERRUPT (SIGTRAP | PTRACE_EVENT_STOP << 8)
 
-#define WARD_OPTIONS                                                                                                   \
-	(PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE |  \
+#define WARD_OPTIONS                                                                                                  \
+	(PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | \
 	 PTRACE_O_TRACEEXEC)
 
 #define YIELD_ROUNDS 300
@@ -79,7 +79,6 @@ void tracee_take_over(struct tracee *tracee, pid_t process, pid_t tid)
 
 int tracee_seize(struct tracee *tracee, pid_t process, pid_t tid)
 {
-
 	*tracee = (struct tracee){.process = process, .tid = tid, .state = TRACEE_RUNNING};
 	if (ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_TRACESYSGOOD) < 0) {
 		int error = -errno;
@@ -109,7 +108,8 @@ static bool is_of_birth_or_exec(int report)
 {
 	int event = report >> 8;
 
-	return event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK || event == PTRACE_EVENT_CLONE || event == PTRACE_EVENT_EXEC;
+	return event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK || event == PTRACE_EVENT_CLONE ||
+	       event == PTRACE_EVENT_EXEC;
 }
 
 /*
@@ -155,6 +155,49 @@ static int lost_report(const struct tracee *tracee)
 	return info.si_code >> 8 == PTRACE_EVENT_STOP ? STOP_AT_INTERRUPT : info.si_signo;
 }
 
+/*
+ * Calls that report -EINTR on a mere interruption, where others ask the kernel to restart them. Nothing of them has been done yet, so
+ * starting them again is what the kernel does for the others. A relative timeout starts again with them.
+ */
+static bool reports_interruption(long number)
+{
+	static const short numbers[] = {
+#ifdef SYS_epoll_wait
+		SYS_epoll_wait,
+#endif
+		SYS_epoll_pwait,    SYS_epoll_pwait2,  SYS_semop,   SYS_semtimedop, SYS_rt_sigtimedwait,
+		SYS_io_getevents,   SYS_recvfrom,      SYS_recvmsg, SYS_recvmmsg,   SYS_accept,
+		SYS_accept4,        SYS_sendto,        SYS_sendmsg, SYS_sendmmsg,   SYS_connect,
+		SYS_io_uring_enter, SYS_io_pgetevents, SYS_read,    SYS_readv,      SYS_write,
+		SYS_writev, /* of a socket with a timeout */
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
+		if (numbers[i] == number)
+			return true;
+	return false;
+}
+
+/*
+ * Undoes an EINTR that only our stop has caused: the call asks for a restart as ppoll does. The kernel then decides, when the thread goes on
+ * and takes its signals: the call reports EINTR if a handler runs in this thread, and starts again if none does (a signal that is ignored,
+ * or that another thread takes). A mask that was swapped for the duration of the call (epoll_pwait) it treats accordingly.
+ */
+static void undo_interruption(struct tracee *tracee, struct thread_regs *regs)
+{
+	if (regs_result(regs) == -EINTR && reports_interruption(regs_in_syscall(regs)) && regs_request_restart(regs))
+		regs_write(tracee->tid, regs);
+}
+
+static void pass_on(struct tracee *tracee, int signal)
+{
+	struct thread_regs regs = {0};
+
+	if (regs_read(tracee->tid, &regs) == 0)
+		undo_interruption(tracee, &regs);
+	ptrace(PTRACE_CONT, tracee->tid, NULL, signal);
+}
+
 enum tracee_state tracee_poll(struct tracee *tracee)
 {
 	int report = next_report(tracee);
@@ -170,7 +213,7 @@ enum tracee_state tracee_poll(struct tracee *tracee)
 	else if (is_job_control(report))
 		tracee->state = TRACEE_JOB_STOPPED;
 	else /* a signal on its way: let it take its course, the stop comes right after */
-		ptrace(PTRACE_CONT, tracee->tid, NULL, report >> 8 ? 0 : report & 0x7f);
+		pass_on(tracee, report >> 8 ? 0 : report & 0x7f);
 	return tracee->state;
 }
 
@@ -288,39 +331,6 @@ long tracee_syscall(struct tracee *tracee, remote_addr_t pc, long number, const 
 }
 
 /*
- * Calls that report -EINTR on a mere interruption, where others ask the kernel to restart them. Nothing of them has been done yet, so
- * starting them again is what the kernel does for the others. A relative timeout starts again with them.
- */
-static bool reports_interruption(long number)
-{
-	static const short numbers[] = {
-#ifdef SYS_epoll_wait
-		SYS_epoll_wait,
-#endif
-		SYS_epoll_pwait, SYS_epoll_pwait2, SYS_semop,	   SYS_semtimedop, SYS_rt_sigtimedwait, SYS_io_getevents,
-		SYS_recvfrom,	 SYS_recvmsg,	   SYS_recvmmsg,   SYS_accept,	   SYS_accept4,		SYS_sendto,
-		SYS_sendmsg,	 SYS_sendmmsg,	   SYS_connect,	   SYS_io_uring_enter,			SYS_io_pgetevents,
-		SYS_read,	 SYS_readv,	   SYS_write,	   SYS_writev, /* of a socket with a timeout */
-	};
-
-	for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
-		if (numbers[i] == number)
-			return true;
-	return false;
-}
-
-/*
- * Undoes an EINTR that only our stop has caused: the call asks for a restart as ppoll does. The kernel then decides, when the thread goes on
- * and takes its signals: the call reports EINTR if a handler runs in this thread, and starts again if none does (a signal that is ignored,
- * or that another thread takes). A mask that was swapped for the duration of the call (epoll_pwait) it treats accordingly.
- */
-static void undo_interruption(struct tracee *tracee, struct thread_regs *regs)
-{
-	if (regs_result(regs) == -EINTR && reports_interruption(regs_in_syscall(regs)) && regs_request_restart(regs))
-		regs_write(tracee->tid, regs);
-}
-
-/*
  * Brings a borrowed thread back to the kind of stop it was found in. From the exit stop of a system call the kernel goes to user space
  * without a look at -ERESTART*; from an event stop it handles them, so the saved registers must be seen there.
  */
@@ -356,6 +366,16 @@ static void release_ward(struct tracee *tracee)
 		ptrace(PTRACE_CONT, tracee->tid, NULL, tracee->signal);
 	}
 	tracee->state = TRACEE_GONE;
+}
+
+bool tracee_follow(struct tracee *tracee)
+{
+	if (tracee->state != TRACEE_STOPPED || tracee->ward || tracee->deferred_signal ||
+	    ptrace(PTRACE_CONT, tracee->tid, NULL, NULL) < 0)
+		return false;
+	tracee->state = TRACEE_RUNNING;
+	tracee->follows = true;
+	return true;
 }
 
 bool tracee_release(struct tracee *tracee)

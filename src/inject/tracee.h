@@ -30,6 +30,7 @@ struct tracee {
 	bool ward;             /* stays traced when it is let go, see ward.h */
 	bool in_event;         /* with ward: stands where it has made a child or called exec, which is not dealt with yet; as good as held */
 	int signal;            /* with ward: to be delivered when it goes on */
+	bool follows;          /* goes on, but traced, until the leader of its process is let go, see world.c */
 	bool dead_leader;      /* a zombie whose other threads live: it never stops, only its death is reported one day */
 	int deferred_signal;   /* arrived during a foreign system call; sent again at release */
 	uint64_t saved_mask;   /* with BORROWED */
@@ -41,6 +42,9 @@ int tracee_seize(struct tracee *tracee, pid_t process, pid_t tid);
 
 /* The same for a thread that is traced already. */
 void tracee_take_over(struct tracee *tracee, pid_t process, pid_t tid);
+
+/* Lets a stopped thread go on, traced; false: it is in no state for that. */
+bool tracee_follow(struct tracee *tracee);
 
 /* Looks, without waiting, whether a RUNNING thread has stopped or died; returns the new state. */
 enum tracee_state tracee_poll(struct tracee *tracee);

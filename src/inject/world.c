@@ -80,18 +80,41 @@ static void add_late(const struct tracee *tracee)
 	late.threads[late.nr++] = *tracee;
 }
 
+static bool is_leader_late(pid_t process)
+{
+	size_t i = find_late(process);
+
+	return i < late.nr && late.threads[i].state != TRACEE_GONE && !late.threads[i].dead_leader;
+}
+
+/* Leaders first: those whose leader is still late go on traced, and are stopped once more when it is not. */
+static void let_late_go(struct tracee *tracee)
+{
+	bool leader_is_late = tracee->tid != tracee->process && is_leader_late(tracee->process);
+
+	if (tracee->state == TRACEE_RUNNING && tracee->follows && !leader_is_late) {
+		tracee->follows = false;
+		tracee_interrupt(tracee);
+	} else if (!leader_is_late || !tracee_follow(tracee)) {
+		tracee_release(tracee);
+	}
+}
+
 int world_collect_late(void)
 {
 	size_t kept = 0;
 
 	for (size_t i = 0; i < late.nr; i++) {
-		struct tracee *tracee = &late.threads[i];
-
-		tracee_poll(tracee);
-		tracee_prepare_release(tracee);
-		if (!tracee_release(tracee))
-			late.threads[kept++] = *tracee;
+		tracee_poll(&late.threads[i]);
+		tracee_prepare_release(&late.threads[i]);
+		if (late.threads[i].tid == late.threads[i].process)
+			tracee_release(&late.threads[i]);
 	}
+	for (size_t i = 0; i < late.nr; i++)
+		let_late_go(&late.threads[i]);
+	for (size_t i = 0; i < late.nr; i++)
+		if (late.threads[i].state != TRACEE_GONE)
+			late.threads[kept++] = late.threads[i];
 	late.nr = kept;
 	return (int)kept;
 }
@@ -122,6 +145,9 @@ static int add_thread(struct world *world, pid_t tid)
 	} else if (i < late.nr) {
 		world->threads[world->nr_threads] = late.threads[i];
 		late.threads[i] = late.threads[--late.nr];
+		if (world->threads[world->nr_threads].follows)
+			tracee_interrupt(&world->threads[world->nr_threads]);
+		world->threads[world->nr_threads].follows = false;
 	} else {
 		r = tracee_seize(&world->threads[world->nr_threads], world->pid, tid);
 		if (r < 0)
@@ -135,6 +161,7 @@ static int add_thread(struct world *world, pid_t tid)
 /*
  * Interrupts every thread that is not yet held; returns how many were new, or -errno. The leader, listed first, comes last and goes first: while it is
  * traced, a signal to the process that the program ignores is queued all the same, and wakes a thread that is not held, whose call reports EINTR then.
+ * If the leader is late the others therefore stay traced until it is let go: what wakes them is then reported, and undone.
  */
 static int interrupt_new_threads(struct world *world)
 {
@@ -396,9 +423,9 @@ pid_t world_pid(const struct world *world)
 	return world->pid;
 }
 
-static void release(struct tracee *tracee)
+static void release(struct tracee *tracee, bool follows)
 {
-	if (!tracee_release(tracee))
+	if ((follows && tracee_follow(tracee)) || !tracee_release(tracee))
 		add_late(tracee);
 }
 
@@ -411,10 +438,11 @@ void world_resume(struct world *world)
 		tracee_prepare_release(&world->threads[i]);
 	struct tracee *leader = find_thread(world, world->pid);
 	if (leader)
-		release(leader);
+		release(leader, false);
+	bool follow = is_leader_late(world->pid);
 	for (size_t i = 0; i < world->nr_threads; i++)
 		if (&world->threads[i] != leader)
-			release(&world->threads[i]);
+			release(&world->threads[i], follow);
 	late.nr_held -= world->nr_threads;
 	delist(world);
 	free(world->threads);
