@@ -25,8 +25,9 @@
 #define QUIET_TICKS 50               /* ticks without change before the interval grows */
 #define REFRESH_NS 20000000ull       /* the member tree is walked at least this often ... */
 #define REFRESH_CLOSED_NS 4000000ull /* ... when it matters ... */
-#define REFRESH_LEAST_NS 500000ull   /* ... and at most this often, or a twentieth of the time, when processes are started */
+#define REFRESH_LEAST_NS 500000ull   /* ... and at most this often, or this share of the time, when processes are started */
 #define REFRESH_SHARE 20
+#define REFRESH_SHARE_CLOSED 5
 #define UPKEEP_NS 20000000ull
 #define BARRIER_NS 100000000ull
 #define LOOK_MAX 8                   /* mappings registered in one go: a program that grows meanwhile is noticed in time */
@@ -39,11 +40,16 @@
 #define CROWD 6                      /* runnable tasks for each processor */
 #define SLACK_FLOOR ((16ull << 20) >> PAGE_SHIFT)
 
-uint64_t container_now_ns(void)
+static uint64_t clock_ns(clockid_t clock)
 {
 	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(clock, &t);
 	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+uint64_t container_now_ns(void)
+{
+	return clock_ns(CLOCK_MONOTONIC);
 }
 
 /* Pages over the limit from which a program is held: more than may be under way. */
@@ -81,7 +87,7 @@ static void adapt_to_crowd(struct container *c, uint32_t runnable)
 static void refresh(struct container *c, uint64_t now)
 {
 	uint64_t since = now - c->last_refresh_ns;
-	if (since < MAX_OF(c->refresh_took_ns * REFRESH_SHARE, REFRESH_LEAST_NS) && since < REFRESH_NS)
+	if (since < MAX_OF(c->refresh_took_ns * (c->closed ? REFRESH_SHARE_CLOSED : REFRESH_SHARE), REFRESH_LEAST_NS) && since < REFRESH_NS)
 		return;
 	struct system_activity activity = {0};
 	system_activity_read(&activity);
@@ -90,8 +96,9 @@ static void refresh(struct container *c, uint64_t now)
 		return;
 	c->newest_pid = activity.newest_pid;
 	c->last_refresh_ns = now;
+	uint64_t begin = clock_ns(CLOCK_THREAD_CPUTIME_ID); /* a busy machine makes it no dearer */
 	container_refresh_members(c);
-	c->refresh_took_ns = container_now_ns() - now;
+	c->refresh_took_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - begin;
 }
 
 /*
