@@ -192,6 +192,11 @@ def execute(command, timeout=TIMEOUT_S, stdin=b"", env=None, cwd=None):
     return shell_status(process.returncode), stdout, stderr.decode(errors="replace"), time.monotonic() - begin
 
 
+def overshoot(limit, sample):
+    """What usage may be above the limit: 16 MiB or 3 %, and what a fast program maps (2 GB/s) while the machine keeps a processor from everybody."""
+    return max(limit * 3 // 100, 16 * MIB) + sample["stolen_us"] * 2000
+
+
 def sampler(out, *options):
     return [victim("rss-sampler"), "--out", out, *options, "--"]
 

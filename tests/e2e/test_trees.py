@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from boxes import MIB, PYTHON, kill_all, need_program, scale
+from boxes import MIB, PYTHON, kill_all, need_program, overshoot, scale
 
 FLOOR = 8 * MIB
 
@@ -17,11 +17,11 @@ def same_as_bare(box, command, percent=50, **options):
     bare = box.run_bare(command, **options)
     assert bare.status == 0, bare.stderr
     limit = max(bare.sample["peak"] * percent // 100, FLOOR)
-    boxed = box.run_boxed(command, limit, **options)
+    boxed = box.run_boxed(command, limit, sample=True, **options)
     assert (boxed.status, boxed.stdout) == (0, bare.stdout), f"limit {limit >> 20} MiB: {boxed.stderr[-2000:]}"
     if boxed.stats:
-        print(limit, boxed.stats)
-        assert boxed.stats["oom_kills"] == 0 and boxed.stats["rss_max_usage"] <= limit * 103 // 100 + 16 * MIB, boxed.stats
+        print(limit, boxed.stats, boxed.sample)
+        assert boxed.stats["oom_kills"] == 0 and boxed.stats["rss_max_usage"] <= limit + overshoot(limit, boxed.sample)
     return boxed
 
 

@@ -1,5 +1,6 @@
 /*
  * rss-sampler: watches from outside the memory of all descendants of a process, and prints the maximum and the quantiles as JSON.
+ * stolen_us: how long at most a processor was kept from everybody, as the host of a virtual machine does (needs the right to SCHED_FIFO).
  * usage: rss-sampler [--interval-us N=1000] [--pss] [--out FILE] --pid PID          until PID is gone or SIGTERM comes
  *        rss-sampler [--interval-us N=1000] [--pss] [--out FILE] -- COMMAND [ARG...] runs it (exit status as the shell gives it)
  *
@@ -10,6 +11,8 @@
  */
 #include <dirent.h>
 #include <linux/kcmp.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -157,6 +160,48 @@ static struct sample take_sample(pid_t root)
 	return sample;
 }
 
+/* On each processor: for how long it was kept from a thread that goes before all others, by the host of a virtual machine for example. */
+static double stolen[CPU_SETSIZE];
+
+static void *watch_processor(void *argument)
+{
+	double *longest = argument;
+	struct timespec nap = { 0, 1000000 };
+	struct sched_param priority = { 2 };
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET((size_t)(longest - stolen), &set);
+	sched_setaffinity(0, sizeof(set), &set);
+	if (sched_setscheduler(0, SCHED_FIFO, &priority) < 0)
+		return NULL;
+	for (double before = now_seconds();; before = now_seconds()) {
+		nanosleep(&nap, NULL);
+		double late = now_seconds() - before - 1e-3;
+		*longest = late > *longest ? late : *longest;
+	}
+}
+
+static void watch_processors(void)
+{
+	cpu_set_t set;
+	pthread_t thread;
+
+	CHECK(sched_getaffinity(0, sizeof(set), &set) == 0, "affinity");
+	for (size_t i = 0; i < CPU_SETSIZE; i++)
+		if (CPU_ISSET(i, &set))
+			CHECK(pthread_create(&thread, NULL, watch_processor, &stolen[i]) == 0, "no thread");
+}
+
+static double longest_stolen(void)
+{
+	double longest = 0;
+
+	for (int i = 0; i < CPU_SETSIZE; i++)
+		longest = stolen[i] > longest ? stolen[i] : longest;
+	return longest;
+}
+
 struct series {
 	long *values;
 	size_t count, room;
@@ -216,6 +261,7 @@ static void series_print(struct series *series, const char *path)
 	fprintf(out, "{\"samples\": %zu, \"max_kib\": %ld, \"max_anon_kib\": %ld, \"max_keeper_kib\": %ld, \"max_processes\": %d", series->count,
 		series->max.members, series->max.anonymous, series->max.keeper, series->max.nr_processes);
 	fprintf(out, ", \"max_gap_us\": %.0f, \"largest_process_kib\": %ld", series->max_gap * 1e6, usage.ru_maxrss);
+	fprintf(out, ", \"stolen_us\": %.0f", longest_stolen() * 1e6);
 	fprintf(out, ", \"held_kib\": %ld", series_held(series));
 	qsort(series->values, series->count, sizeof(long), compare_long);
 	static const int quantiles[] = { 10, 50, 90, 99 };
@@ -278,6 +324,7 @@ int main(int argc, char **argv)
 		child = start_command(argv + at + 1);
 		root = getpid();
 	}
+	watch_processors();
 	struct timespec interval = { interval_us / 1000000, interval_us % 1000000 * 1000 };
 	double before = now_seconds();
 	while (!is_over && !is_gone(child ? child : root, child != 0, &status)) {
