@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define EAGER_TRIES 1000
+
 /*
  * In debug builds each thread counts what it holds of each rank. A lock_take that does not go upwards ends the program: the order that
  * deadlocks once a month is found the first time it is taken.
@@ -60,7 +62,11 @@ static void note_dropped(enum lock_rank rank)
 
 void lock_init(struct lock *lock, enum lock_rank rank)
 {
-	pthread_mutex_init(&lock->mutex, NULL);
+	pthread_mutexattr_t attributes;
+	pthread_mutexattr_init(&attributes);
+	pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP); /* most are held for less than it takes to sleep and be woken */
+	pthread_mutex_init(&lock->mutex, &attributes);
+	pthread_mutexattr_destroy(&attributes);
 	lock->rank = rank;
 }
 
@@ -74,6 +80,18 @@ void lock_take(struct lock *lock)
 	check_order(lock->rank);
 	pthread_mutex_lock(&lock->mutex);
 	note_taken(lock->rank);
+}
+
+void lock_take_eagerly(struct lock *lock)
+{
+	check_order(lock->rank);
+	for (int i = 0; i < EAGER_TRIES; i++) {
+		if (lock_try(lock))
+			return;
+		for (volatile int k = 0; k < 20; k++)
+			;
+	}
+	lock_take(lock);
 }
 
 bool lock_try(struct lock *lock)

@@ -248,13 +248,6 @@ static uint64_t empty_pool(struct reclaimer *r)
 	return before - MIN_OF(before, after);
 }
 
-/* What is on its way to the pool will take half of its memory at most as a rule, what goes to the file none. */
-static uint64_t usage_to_come(struct container *c)
-{
-	uint64_t usage = charge_usage(&c->charge);
-	return usage - MIN_OF(charge_held(&c->charge, CHARGE_BATCHES) / 2, usage);
-}
-
 /* Usage is over the start mark: frees pages until it is below the stop mark or nothing more can be done. */
 static void reclaim_round(struct reclaimer *r)
 {
@@ -262,7 +255,7 @@ static void reclaim_round(struct reclaimer *r)
 	uint64_t limit = charge_limit(&c->charge), usage;
 	enum exhaustion why = c->swap ? EXHAUSTED_NOTHING_LEFT : EXHAUSTED_NO_SWAP;
 	take_spaces(r);
-	while (!atomic_load(&r->stop) && (usage = usage_to_come(c)) + goal(c, limit) > limit) {
+	while (!atomic_load(&r->stop) && (usage = charge_usage_to_come(&c->charge)) + goal(c, limit) > limit) {
 		uint64_t freed = 0;
 		set_pool_target(r, limit);
 		if (file_pages_are_due(r))
@@ -304,7 +297,7 @@ static void *reclaimer_main(void *argument)
 		if (kicked)
 			set_pool_target(r, limit);
 		uint64_t start = container_room(r->c, limit, clock_watermarks(limit).start);
-		if (kicked && charge_usage(&r->c->charge) + start > limit) {
+		if (kicked && charge_usage_to_come(&r->c->charge) + start > limit) {
 			atomic_fetch_add(&r->c->pager.busy, 1);
 			reclaim_round(r);
 			atomic_fetch_sub(&r->c->pager.busy, 1);

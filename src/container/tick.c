@@ -24,7 +24,6 @@
 #define CHANGING_INTERVAL_NS 5000000ull /* the highest usage is to be seen */
 #define QUIET_TICKS 50               /* ticks without change before the interval grows */
 #define REFRESH_NS 20000000ull       /* the member tree is walked at least this often ... */
-#define REFRESH_CLOSED_NS 4000000ull /* ... when it matters ... */
 #define REFRESH_LEAST_NS 500000ull   /* ... and at most this often, or this share of the time, when processes are started */
 #define REFRESH_SHARE 20
 #define REFRESH_SHARE_CLOSED 5
@@ -92,7 +91,7 @@ static void refresh(struct container *c, uint64_t now)
 	struct system_activity activity = {0};
 	system_activity_read(&activity);
 	adapt_to_crowd(c, activity.runnable);
-	if (activity.newest_pid == c->newest_pid && since < (c->closed ? REFRESH_CLOSED_NS : REFRESH_NS))
+	if (activity.newest_pid == c->newest_pid && since < REFRESH_NS)
 		return;
 	c->newest_pid = activity.newest_pid;
 	c->last_refresh_ns = now;

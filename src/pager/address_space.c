@@ -1,6 +1,7 @@
 #include "pager/address_space.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -438,4 +439,26 @@ void address_space_expire_removed(struct address_space *as)
 	lock_take(&as->layout);
 	shadow_for_each(as->shadow, 0, UINT64_MAX, expire_removed, NULL);
 	lock_drop(&as->layout);
+}
+
+void address_space_lock_for_fault(struct address_space *as)
+{
+	if (lock_try(&as->layout))
+		return;
+	atomic_fetch_add(&as->waiting, 1);
+	lock_take_eagerly(&as->layout);
+	atomic_fetch_sub(&as->waiting, 1);
+}
+
+/* The lock is not fair: whoever drops it and takes it at once would win against somebody who has to wake up first. */
+bool address_space_let_faults_in(struct address_space *as)
+{
+	enum { MAX_YIELDS = 100 };
+	if (!atomic_load_explicit(&as->waiting, memory_order_relaxed))
+		return false;
+	lock_drop(&as->layout);
+	for (int i = 0; i < MAX_YIELDS && atomic_load(&as->waiting); i++)
+		sched_yield();
+	lock_take_eagerly(&as->layout);
+	return true;
 }

@@ -49,6 +49,7 @@ struct address_space {
 	struct lock agent_lock; /* LOCK_AGENT: ring and staging */
 	struct agent *agent;    /* NULL: not adopted yet (a fork's child), or abandoned; nothing can be evicted */
 
+	_Atomic uint32_t waiting; /* fault threads that wait for the layout lock: see address_space_lock_for_fault */
 	struct lock layout; /* LOCK_LAYOUT: all below */
 	struct shadow *shadow;
 	struct stamp stamp;       /* page 0: the kernel announces forks */
@@ -96,6 +97,13 @@ int address_space_unmap_stamp(const struct address_space *parent, struct world *
 
 /* The child of a FORK event: a copy of the table, every slot with one more reference. Layout lock of the parent held. NULL: no memory. */
 struct address_space *address_space_fork(struct address_space *parent, int child_uffd);
+
+/*
+ * Takes the layout lock for a fault. Whoever holds it for long looks whether somebody waits and lets him go first (address_space_let_faults_in: true when
+ * the lock was dropped, and the table may be another one).
+ */
+void address_space_lock_for_fault(struct address_space *as);
+bool address_space_let_faults_in(struct address_space *as);
 
 /* True when pid is the process behind this unidentified child: a token is put into the sentinel page and looked for. */
 bool address_space_matches(struct address_space *child, pid_t pid);

@@ -63,6 +63,7 @@ struct transaction {
 	uint32_t passed;   /* pages passed by since the last write-protection */
 	int no_slots;
 	bool wrapped;
+	bool is_stale; /* the lock was dropped since the first page was chosen */
 };
 
 static bool is_skipped(const struct address_space *as, remote_addr_t addr, remote_addr_t *ret_end)
@@ -218,6 +219,7 @@ static int choose(struct transaction *t)
 	remote_addr_t stop_at = as->hand;
 	uint32_t look = t->want; /* at one time: little where most pages may leave, more while the hand passes them by */
 	while (t->nr_pages < t->want && t->nr_runs < MAX_RUNS && t->looked_at < MAX_LOOKED_AT) {
+		t->is_stale |= address_space_let_faults_in(as);
 		struct pagemap_query query = {.start = as->hand,
 					      .end = t->wrapped ? stop_at : ADDRESS_END,
 					      .require = PAGE_PRESENT | PAGE_WP_ALLOWED,
@@ -269,6 +271,22 @@ static int choose_listed(struct transaction *t)
 		if (choose_in_run(t, &runs[i]) < runs[i].end)
 			break;
 	return MIN_OF(n, 0);
+}
+
+/* What was chosen before faults were let in may have been touched, discarded or pinned. */
+static void choose_again(struct transaction *t)
+{
+	struct run chosen[MAX_RUNS];
+	uint32_t nr_runs = t->nr_runs;
+	memcpy(chosen, t->runs, nr_runs * sizeof(*chosen));
+	t->nr_runs = t->nr_pages = 0;
+	for (uint32_t r = 0; r < nr_runs; r++) {
+		bool continues = false;
+		for (uint32_t i = 0; i < chosen[r].nr_pages; i++) {
+			remote_addr_t page = chosen[r].start + (uint64_t)i * PAGE_BYTES;
+			continues = may_leave(t->as, shadow_get(t->as->shadow, page)) && append_page(t, page, continues);
+		}
+	}
 }
 
 /* As many slots as pages may be chosen, before the lock is taken: where the file is full of holes that takes a while. */
@@ -583,13 +601,17 @@ static void finish(struct transaction *t, int captured, struct evict_result *res
 static int move_out(struct transaction *t)
 {
 	struct address_space *as = t->as;
-	if (!events_settle(as) || uffd_event_pending(as->uffd) || forkless_before_eviction(as) < 0)
+	if (!events_settle(as) || uffd_event_pending(as->uffd))
 		return -EAGAIN;
 	registration_pin_threads(as);
 	t->knows_shared = as->shares;
 	int r = t->listed ? choose_listed(t) : choose(t);
 	if (r < 0 || !t->nr_pages)
 		return r;
+	if (!events_settle(as) || uffd_event_pending(as->uffd) || forkless_before_eviction(as) < 0)
+		return -EAGAIN;
+	if (t->is_stale)
+		choose_again(t);
 	assign_slots(t);
 	if (!t->nr_pages)
 		return 0;
@@ -603,7 +625,7 @@ static void transact(struct transaction *t, struct evict_result *result)
 	struct address_space *as = t->as;
 	take_slots(t);
 	scheduling_prefer_latency(); /* faults wait for the lock */
-	lock_take(&as->layout);
+	lock_take_eagerly(&as->layout);
 	int r = move_out(t);
 	if (r > 0)
 		as->revolutions_idle = 0; /* for shared pages that is known later: some can never leave (read-only, a sharer out of reach) */

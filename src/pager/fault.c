@@ -737,7 +737,7 @@ static void load_advance(struct fault_context *context, struct load *load, uint3
 static void load_put_in(struct fault_context *context, struct load *load)
 {
 	struct address_space *as = load->as;
-	lock_take(&as->layout);
+	address_space_lock_for_fault(as);
 	bool is_settled = events_settle(as);
 	if (load->fault_page != NOBODY_WAITS)
 		as->fills++;

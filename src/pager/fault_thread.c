@@ -100,7 +100,7 @@ static int serve(struct fault_thread *thread, struct address_space *as)
 	struct uffd_msg msgs[MESSAGES_AT_ONCE];
 	if (atomic_load_explicit(&as->dead, memory_order_relaxed))
 		return 0;
-	lock_take(&as->layout);
+	address_space_lock_for_fault(as);
 	int n = uffd_read(as->uffd, msgs, MESSAGES_AT_ONCE);
 	for (int i = 0; i < n; i++)
 		if (msgs[i].event != UFFD_EVENT_PAGEFAULT)
@@ -122,7 +122,7 @@ static int retry_deferred(struct fault_thread *thread)
 		struct fault fault = thread->deferred[i];
 		enum fault_result result = FAULT_DONE;
 		if (!atomic_load(&fault.as->dead)) {
-			lock_take(&fault.as->layout);
+			address_space_lock_for_fault(fault.as);
 			result = events_settle(fault.as) ? fault_handle(&thread->context, &fault) : FAULT_DEFERRED;
 			lock_drop(&fault.as->layout);
 		}

@@ -84,25 +84,40 @@ static uint8_t *map_chunk(void)
 }
 
 /* To take a huge page is a tenth of the work of taking its pages one by one. */
-static bool take_at_once(const struct block_store *store, uint8_t *chunk)
+static bool take_at_once(uint8_t *chunk)
 {
-	return store->nr_in_use >= HUGE_FROM && madvise(chunk, CHUNK_BYTES, MADV_HUGEPAGE) == 0 &&
-	       madvise(chunk, CHUNK_BYTES, MADV_POPULATE_WRITE) == 0;
+	return madvise(chunk, CHUNK_BYTES, MADV_HUGEPAGE) == 0 && madvise(chunk, CHUNK_BYTES, MADV_POPULATE_WRITE) == 0;
 }
 
-static bool map_more(struct block_store *store)
+bool block_store_wants_memory(const struct block_store *store)
+{
+	return store->free == NO_BLOCK;
+}
+
+bool block_store_wants_huge(const struct block_store *store)
+{
+	return store->nr_in_use >= HUGE_FROM;
+}
+
+struct block_memory block_store_map(bool huge)
+{
+	uint8_t *chunk = map_chunk();
+	return (struct block_memory){.chunk = chunk, .is_taken = chunk && huge && take_at_once(chunk)};
+}
+
+bool block_store_add(struct block_store *store, struct block_memory memory)
 {
 	uint32_t nr = store->nr_blocks;
-	struct block *bigger = reallocarray(store->blocks, nr + BLOCKS_AT_ONCE, sizeof(*bigger));
-	if (!bigger)
+	struct block *bigger = memory.chunk ? reallocarray(store->blocks, nr + BLOCKS_AT_ONCE, sizeof(*bigger)) : NULL;
+	if (!bigger) {
+		if (memory.chunk)
+			munmap(memory.chunk, CHUNK_BYTES);
 		return false;
+	}
 	store->blocks = bigger;
-	uint8_t *chunk = map_chunk();
-	if (!chunk)
-		return false;
-	bool taken = take_at_once(store, chunk);
+	bool taken = memory.is_taken;
 	for (uint32_t i = 0; i < BLOCKS_AT_ONCE; i++)
-		bigger[nr + i] = (struct block){.data = chunk + (size_t)i * BLOCK_BYTES, .is_resident = taken, .next = nr + i + 1};
+		bigger[nr + i] = (struct block){.data = memory.chunk + (size_t)i * BLOCK_BYTES, .is_resident = taken, .next = nr + i + 1};
 	bigger[nr + BLOCKS_AT_ONCE - 1].next = store->free;
 	store->free = nr;
 	store->nr_blocks = nr + BLOCKS_AT_ONCE;
@@ -118,7 +133,7 @@ static uint64_t object_bytes(const struct block *block)
 /* A free block begins to hold objects of one class, as the newest. */
 static uint32_t begin_block(struct block_store *store, uint32_t class)
 {
-	if (store->free == NO_BLOCK && !map_more(store))
+	if (store->free == NO_BLOCK && !block_store_add(store, block_store_map(block_store_wants_huge(store))))
 		return NO_BLOCK;
 	uint32_t number = store->free;
 	struct block *block = &store->blocks[number];

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <lz4.h>
 
 #include "base/lock.h"
@@ -130,12 +131,24 @@ static uint32_t compress(struct pool_compressor *compressor, const void *page)
 	return bytes > 0 ? (uint32_t)bytes : 0;
 }
 
+/* Lock held, but dropped while the system works on it: faults are served from the pool meanwhile. */
+static void take_memory(struct pool *pool)
+{
+	bool huge = block_store_wants_huge(pool->store);
+	lock_drop(&pool->lock);
+	struct block_memory memory = block_store_map(huge);
+	lock_take(&pool->lock);
+	block_store_add(pool->store, memory);
+}
+
 bool pool_store(struct pool *pool, struct pool_compressor *compressor, slot_t slot, const void *page)
 {
 	uint32_t bytes = compress(compressor, page);
 	if (!bytes)
 		return false;
 	lock_take(&pool->lock);
+	if (block_store_wants_memory(pool->store))
+		take_memory(pool);
 	bool ok = insert(pool, slot, compressor->out, bytes);
 	lock_drop(&pool->lock);
 	return ok;
@@ -143,14 +156,17 @@ bool pool_store(struct pool *pool, struct pool_compressor *compressor, slot_t sl
 
 bool pool_load(struct pool *pool, slot_t slot, void *page)
 {
+	char object[POOL_MAX_OBJECT];
+	uint32_t bytes = 0;
 	lock_take(&pool->lock);
 	block_ref_t ref = find(pool, slot);
 	if (ref) {
-		uint32_t bytes;
-		const char *object = block_store_get(pool->store, ref, &bytes);
-		LZ4_decompress_safe(object, page, (int)bytes, (int)PAGE_BYTES); /* damage shows in the page's checksum */
+		const void *stored = block_store_get(pool->store, ref, &bytes);
+		memcpy(object, stored, MIN_OF(bytes, sizeof(object)));
 	}
 	lock_drop(&pool->lock);
+	if (ref)
+		LZ4_decompress_safe(object, page, (int)bytes, (int)PAGE_BYTES); /* damage shows in the page's checksum */
 	return ref;
 }
 

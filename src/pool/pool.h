@@ -3,7 +3,7 @@
  * A page is known by its slot in the swap file: the slot is its place there when it has to leave the pool, and its reference count says how
  * long it is needed. LZ4; pages that do not shrink to three quarters are refused.
  *
- * Thread-safe by one lock of rank LOCK_POOL, which is held while a page is copied or decompressed, not while one is compressed.
+ * Thread-safe by one lock of rank LOCK_POOL, which is held while a compressed page is copied, and not while the work is done.
  */
 #pragma once
 

@@ -63,10 +63,24 @@ uint64_t charge_prepare(struct charge *charge, uint64_t need, uint64_t want, boo
 	return granted;
 }
 
+static uint64_t usage_to_come_locked(const struct charge *charge)
+{
+	uint64_t usage = usage_locked(charge);
+	return usage - MIN_OF(held_locked(charge, CHARGE_BATCHES) / 2, usage);
+}
+
+uint64_t charge_usage_to_come(struct charge *charge)
+{
+	lock_take(&charge->lock);
+	uint64_t usage = usage_to_come_locked(charge);
+	lock_drop(&charge->lock);
+	return usage;
+}
+
 bool charge_is_near_limit(struct charge *charge, uint64_t pages)
 {
 	lock_take(&charge->lock);
-	bool near = usage_locked(charge) + pages > charge->limit;
+	bool near = usage_to_come_locked(charge) + pages > charge->limit;
 	lock_drop(&charge->lock);
 	return near;
 }

@@ -48,7 +48,10 @@ void charge_set_limit(struct charge *charge, uint64_t limit_pages);
  */
 uint64_t charge_prepare(struct charge *charge, uint64_t need, uint64_t want, bool count_failure);
 
-/* True when usage leaves less than `pages` below the limit. */
+/* Usage when what is on its way to the pool or the file is there: as a rule it takes half of its memory in the pool, and none in the file. */
+uint64_t charge_usage_to_come(struct charge *charge);
+
+/* True when that leaves less than `pages` below the limit: there is something to do for reclaim. */
 bool charge_is_near_limit(struct charge *charge, uint64_t pages);
 
 /* Reserves without looking at the limit: for the agent's own faults and for progress when nothing more can be reclaimed. */
