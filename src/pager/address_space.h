@@ -55,6 +55,7 @@ struct address_space {
 	struct stamp stamp;       /* page 0: the kernel announces forks */
 	struct past past;         /* with a stamp */
 	struct layout_events unapplied; /* read, and not yet in the table: see events_settle */
+	uint32_t layout_changes;        /* events that were applied */
 	struct streams streams;
 	struct range_list ranges; /* extents of registered mappings: hints for windows and runs, see registration_extent */
 	remote_addr_t hand;       /* clock hand: where the next eviction scan begins */

@@ -83,6 +83,7 @@ static void apply_remove(struct address_space *as, remote_addr_t start, remote_a
 
 static void apply_layout_event(struct address_space *as, const struct layout_event *event)
 {
+	as->layout_changes++;
 	switch (event->kind) {
 	case LAYOUT_MOVED:
 		range_list_cut(&as->ranges, event->start, event->end);

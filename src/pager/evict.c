@@ -14,6 +14,8 @@
  *     8 uncharge: the pages are gone from the program's memory just now, so that a sample of it does not miss them by much
  *     9 compress or write
  *
+ * During 2 the lock is dropped for faults that wait, see choose_with_faults_let_in.
+ *
  * Who else can be there: threads of the program touch, unmap and fork at any moment. A touch of a page between 3 and 5 raises a fault whose message
  * is read under the same lock, so after 5. An unmap, remap, discard or fork either came before 3 and is unread (MOVE refuses) or comes after
  * and is applied after 5. A thread created after 1 whose record was captured is found by looking at the threads again in 5.
@@ -63,7 +65,8 @@ struct transaction {
 	uint32_t passed;   /* pages passed by since the last write-protection */
 	int no_slots;
 	bool wrapped;
-	bool is_stale; /* the lock was dropped since the first page was chosen */
+	bool is_stale;   /* the lock was dropped since the first page was chosen */
+	bool keeps_lock; /* it must not be */
 };
 
 static bool is_skipped(const struct address_space *as, remote_addr_t addr, remote_addr_t *ret_end)
@@ -219,7 +222,7 @@ static int choose(struct transaction *t)
 	remote_addr_t stop_at = as->hand;
 	uint32_t look = t->want; /* at one time: little where most pages may leave, more while the hand passes them by */
 	while (t->nr_pages < t->want && t->nr_runs < MAX_RUNS && t->looked_at < MAX_LOOKED_AT) {
-		t->is_stale |= address_space_let_faults_in(as);
+		t->is_stale |= !t->keeps_lock && address_space_let_faults_in(as);
 		struct pagemap_query query = {.start = as->hand,
 					      .end = t->wrapped ? stop_at : ADDRESS_END,
 					      .require = PAGE_PRESENT | PAGE_WP_ALLOWED,
@@ -273,8 +276,8 @@ static int choose_listed(struct transaction *t)
 	return MIN_OF(n, 0);
 }
 
-/* What was chosen before faults were let in may have been touched, discarded or pinned. */
-static void choose_again(struct transaction *t)
+/* What was chosen before faults were let in may have been touched or pinned. */
+static void drop_unfit(struct transaction *t)
 {
 	struct run chosen[MAX_RUNS];
 	uint32_t nr_runs = t->nr_runs;
@@ -287,6 +290,30 @@ static void choose_again(struct transaction *t)
 			continues = may_leave(t->as, shadow_get(t->as->shadow, page)) && append_page(t, page, continues);
 		}
 	}
+}
+
+/*
+ * Faults that wait are let in while the hand looks, which takes most of the time. Races: the program may have unmapped what was chosen, and mapped something
+ * else there that nobody is told about; a page of that would be lost if it were moved. Each such change has an event, so when none was applied and none
+ * is pending the mappings are what they were. Otherwise the choice is made once more, with the lock held to the end.
+ */
+static int choose_with_faults_let_in(struct transaction *t)
+{
+	struct address_space *as = t->as;
+	uint32_t changes = as->layout_changes;
+	int r = choose(t);
+	if (r < 0 || !t->is_stale)
+		return r;
+	if (!events_settle(as) || uffd_event_pending(as->uffd))
+		return -EAGAIN;
+	if (as->layout_changes == changes) {
+		drop_unfit(t);
+		return 0;
+	}
+	t->nr_runs = t->nr_pages = 0;
+	t->shared = (struct range){0};
+	t->keeps_lock = true;
+	return choose(t);
 }
 
 /* As many slots as pages may be chosen, before the lock is taken: where the file is full of holes that takes a while. */
@@ -605,13 +632,11 @@ static int move_out(struct transaction *t)
 		return -EAGAIN;
 	registration_pin_threads(as);
 	t->knows_shared = as->shares;
-	int r = t->listed ? choose_listed(t) : choose(t);
+	int r = t->listed ? choose_listed(t) : choose_with_faults_let_in(t);
 	if (r < 0 || !t->nr_pages)
 		return r;
-	if (!events_settle(as) || uffd_event_pending(as->uffd) || forkless_before_eviction(as) < 0)
+	if (forkless_before_eviction(as) < 0)
 		return -EAGAIN;
-	if (t->is_stale)
-		choose_again(t);
 	assign_slots(t);
 	if (!t->nr_pages)
 		return 0;
