@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "container/container.h"
 #include "container/traced.h"
 #include "inject/ward.h"
@@ -84,7 +85,7 @@ int container_adopt_held(struct container *c, struct member *member, struct worl
 {
 	struct address_space *as = NULL;
 	const char *what = "finding out about its memory";
-	uint64_t begin = container_now_ns();
+	uint64_t begin = monotonic_ns();
 	int r = process_check_owner(member->pid);
 	if (r < 0) { /* CAP_SYS_PTRACE is membox's, not the user's who has the swap file */
 		refuse(c, member, r, "it has other rights than the user who has started membox");
@@ -110,7 +111,7 @@ int container_adopt_held(struct container *c, struct member *member, struct worl
 	if (!inherited)
 		container_add_space(c, as);
 	member->as = as;
-	log_debug("adopted process %d in %llu us", member->pid, (unsigned long long)(container_now_ns() - begin) / 1000);
+	log_debug("adopted process %d in %llu us", member->pid, (unsigned long long)(monotonic_ns() - begin) / 1000);
 	return 0;
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "container/container.h"
 #include "platform/process.h"
 
@@ -232,7 +233,7 @@ static pid_t find_in_system(struct container *c, struct address_space *as)
  */
 static void find_strays(struct container *c)
 {
-	uint64_t now = container_now_ns();
+	uint64_t now = monotonic_ns();
 	if (now - c->last_strays_ns < STRAYS_INTERVAL_NS)
 		return;
 	c->last_strays_ns = now;

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/monotonic.h"
 #include "container/container.h"
 #include "pager/events.h"
 #include "pager/fault.h"
@@ -149,7 +150,7 @@ uint64_t bring_back_left(struct container *c, bool only_leaving)
 int bring_back_step(struct bring_back *b, uint64_t *ret_left)
 {
 	struct container *c = b->c;
-	uint64_t begin = container_now_ns();
+	uint64_t begin = monotonic_ns();
 	bool progress = fault_reap_loads(&b->context) > 0;
 	do {
 		if (b->next == b->nr_places)
@@ -157,7 +158,7 @@ int bring_back_step(struct bring_back *b, uint64_t *ret_left)
 		if (b->next == b->nr_places || !begin_next(b))
 			break;
 		progress = true;
-	} while (container_now_ns() - begin < STEP_NS);
+	} while (monotonic_ns() - begin < STEP_NS);
 	*ret_left = bring_back_left(c, b->only_leaving);
 	bool under_way = fault_has_loads(&b->context);
 	if (!*ret_left && !under_way && !atomic_load(&c->newborn))

@@ -108,8 +108,6 @@ struct container {
 	_Atomic bool barrier_wanted; /* reclaim passed over many pages flagged REMOVED, or over mapped file pages */
 };
 
-uint64_t container_now_ns(void);
-
 /* Brings the figures that are kept elsewhere into the statistics, up to date: walks all pages of the members. Container thread. */
 void container_publish_figures(struct container *c);
 

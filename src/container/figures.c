@@ -1,4 +1,5 @@
 /* The figures of `stat` and --stats that are not counted where they happen. Container thread. */
+#include "base/monotonic.h"
 #include "container/container.h"
 #include "platform/process.h"
 
@@ -49,13 +50,13 @@ static void publish_lists(struct container *c)
 void container_publish_figures(struct container *c)
 {
 	struct charge_sample sample = charge_sample_begin(&c->charge);
-	members_measure_sharing(&c->members, MEASURE_NOW, container_now_ns());
+	members_measure_sharing(&c->members, MEASURE_NOW, monotonic_ns());
 	charge_sample_end(&c->charge, sample, members_sample(&c->members));
 	container_publish_usage(c);
 	publish_lists(c);
 	stat_set(&c->stats, rss_failcnt, c->charge.failcnt);
 	stat_set(&c->stats, exit_status, c->exit_status);
-	stat_set(&c->stats, wall_us, (container_now_ns() - c->begin_ns) / 1000);
+	stat_set(&c->stats, wall_us, (monotonic_ns() - c->begin_ns) / 1000);
 	stat_set(&c->stats, pool_stored, c->pager.pool ? pool_nr_pages(c->pager.pool) * PAGE_BYTES : 0);
 	stat_set(&c->stats, swap_used, c->swap ? swap_used_slots(c->swap) * PAGE_BYTES : 0);
 	stat_set(&c->stats, swap_total, c->swap ? swap_total_slots(c->swap) * PAGE_BYTES : 0);

@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "container/attach.h"
 #include "container/bring_back.h"
 #include "container/container.h"
@@ -40,7 +41,7 @@ static void report(struct keeper *k, enum report_kind kind, int value)
 {
 	struct report r = {.kind = (int)kind, .value = value};
 	if (kind == REPORT_TRACED_STOPPED)
-		r.at_ns = container_now_ns();
+		r.at_ns = monotonic_ns();
 	if (!k->front_is_gone && send(k->channel, &r, sizeof(r), MSG_NOSIGNAL) < 0)
 		log_debug("keeper: cannot report: errno %d", errno);
 }
@@ -393,7 +394,7 @@ void keeper_main(const struct run_config *config, struct swap *swap, const struc
 	static struct keeper keeper;
 	struct keeper *k = &keeper;
 	k->channel = channel;
-	k->container.begin_ns = container_now_ns();
+	k->container.begin_ns = monotonic_ns();
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	int r = prepare(k, config, swap, backstop);
 	if (r < 0) {

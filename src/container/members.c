@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/monotonic.h"
 #include "pager/address_space.h"
 #include "platform/process.h"
 
@@ -476,7 +476,6 @@ static bool is_worth_measuring(const struct member *member, uint64_t total)
 
 bool members_measure_sharing(struct members *members, enum measuring measuring, uint64_t now_ns)
 {
-	struct timespec t;
 	uint32_t own_memory = 0;
 	if (!is_time(members, measuring, now_ns))
 		return false;
@@ -497,8 +496,7 @@ bool members_measure_sharing(struct members *members, enum measuring measuring, 
 		if (own_memory <= 1 || (!is_worth && measuring != MEASURE_NOW))
 			member->shared_anon = member->shared_file = member->common = 0;
 	}
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	members->measured_ns = (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+	members->measured_ns = monotonic_ns();
 	members->measuring_took_ns = members->measured_ns - MIN_OF(now_ns, members->measured_ns);
 	return true;
 }

@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "base/units.h"
 #include "container/container.h"
 #include "container/freeze.h"
@@ -123,7 +124,7 @@ static bool kill_sharers(struct container *c, const struct tasks *tasks, const s
 		nr++;
 	}
 	stat_add(&c->stats, oom_kills, nr);
-	c->oom_killed_ns = nr ? container_now_ns() : 0;
+	c->oom_killed_ns = nr ? monotonic_ns() : 0;
 	return nr;
 }
 
@@ -152,7 +153,7 @@ static bool victim_is_dying(struct container *c)
 		dying |= c->members.items[i].oom_killed && (c->members.items[i].resident || c->members.items[i].as);
 	for (const struct address_space *as = c->spaces; as; as = as->next)
 		dying |= as->oom_killed;
-	if (dying && container_now_ns() - c->oom_killed_ns < DEATH_PATIENCE_NS)
+	if (dying && monotonic_ns() - c->oom_killed_ns < DEATH_PATIENCE_NS)
 		return true;
 	/* What reclaim has stated is about the time before. */
 	c->oom_killed_ns = 0;
@@ -179,7 +180,7 @@ static bool is_over_when_measured(struct container *c)
 /* Which of the file pages are shared memory shows only when it is measured: for that, a small part of the time. */
 static bool may_be_over(struct container *c)
 {
-	uint64_t now = container_now_ns();
+	uint64_t now = monotonic_ns();
 	if (is_over(c))
 		return true;
 	if (c->members.resident <= charge_limit(&c->charge) || now - c->members.measured_ns < c->members.measuring_took_ns * MEASURING_SHARE)
@@ -224,7 +225,7 @@ static void stop(struct container *c, struct tasks *tasks)
 		say_stopped(c, tasks);
 		return;
 	}
-	uint64_t now = container_now_ns();
+	uint64_t now = monotonic_ns();
 	if (!c->oom_freeze_since_ns)
 		c->oom_freeze_since_ns = now;
 	if (now - c->oom_freeze_since_ns < FREEZE_PATIENCE_NS || c->oom_freeze_said)
@@ -265,11 +266,11 @@ void container_consider_oom(struct container *c)
 		return;
 	}
 	if (!c->oom_since_ns)
-		c->oom_since_ns = container_now_ns();
+		c->oom_since_ns = monotonic_ns();
 	if (!is_certain(c) || (c->oom_cause = atomic_load(&c->exhaustion)) == EXHAUSTED_NOT || !is_over(c))
 		return;
 	/* There is memory to evict, only its owner could not be reached yet: on a busy machine that takes a while. */
-	if (c->swap && container_may_adopt_more(c) && container_now_ns() - c->oom_since_ns < ADOPTION_PATIENCE_NS)
+	if (c->swap && container_may_adopt_more(c) && monotonic_ns() - c->oom_since_ns < ADOPTION_PATIENCE_NS)
 		return;
 	c->oom_unsure = 0;
 	c->oom_since_ns = 0;

@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "container/container.h"
 #include "pager/evict.h"
 #include "pager/file_pages.h"
@@ -126,7 +127,7 @@ static uint64_t reclaim_file_pages(struct reclaimer *r)
 	static pid_t pids[MAX_MEMBERS];
 	uint64_t freed = 0;
 	uint32_t n = members_copy_pids(&r->c->members, pids, MAX_MEMBERS);
-	r->last_file_ns = container_now_ns();
+	r->last_file_ns = monotonic_ns();
 	atomic_store(&r->c->barrier_wanted, true);
 	for (uint32_t i = 0; i < n; i++) {
 		struct process_memory before, after;
@@ -147,7 +148,7 @@ static uint64_t reclaim_file_pages(struct reclaimer *r)
 
 static bool file_pages_are_due(struct reclaimer *r)
 {
-	return container_file_pages_are_many(r->c) && container_now_ns() - r->last_file_ns > FILE_INTERVAL_NS;
+	return container_file_pages_are_many(r->c) && monotonic_ns() - r->last_file_ns > FILE_INTERVAL_NS;
 }
 
 /* Nothing more can be freed. Over the limit that is the container thread's business, and faults that wait for room go on regardless. */

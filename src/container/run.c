@@ -7,11 +7,11 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "container/processes.h"
 #include "platform/process.h"
 #include "platform/requirements.h"
@@ -46,13 +46,6 @@ static int open_swap(const struct run_config *config, struct swap **ret_swap)
 	return r;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
 /* A signal from the terminal has reached the program too (same process group); one sent to this process alone is passed on. */
 static void forward_signal(struct front *front)
 {
@@ -60,7 +53,7 @@ static void forward_signal(struct front *front)
 	if (read(front->signals, &info, sizeof(info)) != sizeof(info) || front->program <= 0)
 		return;
 	if (info.ssi_signo == SIGCONT)
-		front->continued_ns = now_ns();
+		front->continued_ns = monotonic_ns();
 	if (info.ssi_code == SI_KERNEL)
 		return;
 	kill(front->program, (int)info.ssi_signo);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "base/monotonic.h"
 #include "container/container.h"
 #include "container/freeze.h"
 #include "container/hold.h"
@@ -82,7 +83,7 @@ int container_park_begin(struct container *c)
 	if (atomic_load(&c->squeeze_to) != NO_SQUEEZE || c->swapoff)
 		return -EBUSY;
 	c->parking = PARKING_HOLDS;
-	c->park_since_ns = container_now_ns();
+	c->park_since_ns = monotonic_ns();
 	return 0;
 }
 
@@ -96,7 +97,7 @@ static void end_parking(struct container *c)
 static int park_hold(struct container *c)
 {
 	int r = container_freeze(c, FREEZER_PARK);
-	if (r < 0 && container_now_ns() - c->park_since_ns > FREEZE_PATIENCE_NS) {
+	if (r < 0 && monotonic_ns() - c->park_since_ns > FREEZE_PATIENCE_NS) {
 		end_parking(c);
 		return -ETIMEDOUT;
 	}

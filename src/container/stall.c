@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "container/container.h"
 #include "container/hold.h"
 #include "container/reclaimer.h"
@@ -26,7 +27,7 @@ bool container_file_pages_are_many(const struct container *c)
 /* Those in use are back soon: other memory has to go in turn. */
 static bool drop_file_pages_when_due(struct container *c, const struct hold *hold)
 {
-	uint64_t now = container_now_ns();
+	uint64_t now = monotonic_ns();
 	if (!container_file_pages_are_many(c) || now - c->last_drop_ns < DROP_INTERVAL_NS)
 		return false;
 	c->last_drop_ns = now;
@@ -54,12 +55,12 @@ void container_adopt_members(struct container *c)
 /* True when reclaim has stated that it found nothing more, looking at held members only. Somebody who could not be held and grows ends the wait. */
 static bool wait_for_reclaim(struct container *c, const struct hold *hold)
 {
-	uint64_t begin = container_now_ns();
+	uint64_t begin = monotonic_ns();
 	uint64_t limit = charge_limit(&c->charge), room = container_stall_room(c), usage = charge_usage(&c->charge), least = usage;
 	uint32_t seq = atomic_load(&c->exhausted_seq);
 	bool exhausted = false;
 	atomic_store(&c->room_wanted, room);
-	while (!exhausted && container_now_ns() - begin < STALL_MAX_NS && !atomic_load(&c->killed)) {
+	while (!exhausted && monotonic_ns() - begin < STALL_MAX_NS && !atomic_load(&c->killed)) {
 		struct charge_sample sample = charge_sample_begin(&c->charge);
 		charge_sample_end(&c->charge, sample, members_sample(&c->members));
 		usage = charge_usage(&c->charge);
@@ -78,7 +79,7 @@ static bool wait_for_reclaim(struct container *c, const struct hold *hold)
 bool container_stall(struct container *c)
 {
 	struct hold hold;
-	uint64_t begin = container_now_ns();
+	uint64_t begin = monotonic_ns();
 	stat_add(&c->stats, stalls, 1);
 	hold_members(c, &hold);
 	hold_expire_removed(c, &hold);
@@ -90,7 +91,7 @@ bool container_stall(struct container *c)
 		exhausted = members_sample(&c->members) > charge_limit(&c->charge);
 	}
 	hold_release(&hold);
-	log_debug("stall of %llu us%s%s", (unsigned long long)(container_now_ns() - begin) / 1000, exhausted ? ", nothing left" : "",
+	log_debug("stall of %llu us%s%s", (unsigned long long)(monotonic_ns() - begin) / 1000, exhausted ? ", nothing left" : "",
 		  hold.complete ? "" : ", not all held");
 	return exhausted && hold.complete;
 }

@@ -5,8 +5,8 @@
  * a program that outruns reclaim that way is held until usage is back under the limit.
  */
 #include <stdio.h>
-#include <time.h>
 
+#include "base/monotonic.h"
 #include "container/container.h"
 #include "container/reclaimer.h"
 #include "container/traced.h"
@@ -38,18 +38,6 @@
 #define PACE_MEMORY 64               /* windows */
 #define CROWD 6                      /* runnable tasks for each processor */
 #define SLACK_FLOOR ((16ull << 20) >> PAGE_SHIFT)
-
-static uint64_t clock_ns(clockid_t clock)
-{
-	struct timespec t;
-	clock_gettime(clock, &t);
-	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
-uint64_t container_now_ns(void)
-{
-	return clock_ns(CLOCK_MONOTONIC);
-}
 
 /* Pages over the limit from which a program is held: more than may be under way. */
 static uint64_t slack(const struct container *c)
@@ -95,9 +83,9 @@ static void refresh(struct container *c, uint64_t now)
 		return;
 	c->newest_pid = activity.newest_pid;
 	c->last_refresh_ns = now;
-	uint64_t begin = clock_ns(CLOCK_THREAD_CPUTIME_ID); /* a busy machine makes it no dearer */
+	uint64_t begin = thread_time_ns(); /* a busy machine makes it no dearer */
 	container_refresh_members(c);
-	c->refresh_took_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - begin;
+	c->refresh_took_ns = thread_time_ns() - begin;
 }
 
 /*
@@ -124,12 +112,12 @@ static uint64_t sample(struct container *c)
 	struct charge_sample begun = charge_sample_begin(&c->charge);
 	int64_t grown = charge_sample_end(&c->charge, begun, members_sample(&c->members));
 	bool is_near = c->closed || c->members.at_most + closing_distance(c, limit) > limit;
-	if (members_measure_sharing(&c->members, is_near ? MEASURE_NEAR : MEASURE_FAR, container_now_ns())) {
+	if (members_measure_sharing(&c->members, is_near ? MEASURE_NEAR : MEASURE_FAR, monotonic_ns())) {
 		begun = charge_sample_begin(&c->charge); /* a better figure, not growth */
 		charge_sample_end(&c->charge, begun, members_sample(&c->members));
 	}
 	c->uncovered = (uint64_t)MAX_OF((int64_t)c->uncovered + grown, 0);
-	measure_pace(c, grown, container_now_ns());
+	measure_pace(c, grown, monotonic_ns());
 	container_publish_usage(c);
 	return charge_usage(&c->charge);
 }
@@ -143,7 +131,7 @@ static void look_for_new_mappings(struct container *c, uint64_t now)
 	for (uint32_t i = 0; i < c->members.nr; i++)
 		if (c->members.items[i].as && c->members.items[i].as->agent && !c->members.items[i].leaves)
 			all &= address_space_register_new(c->members.items[i].as, LOOK_MAX) < LOOK_MAX;
-	c->next_register_ns = now + (c->uncovered > SLACK_FLOOR / 8 ? 0 : (container_now_ns() - now) * REGISTER_SHARE);
+	c->next_register_ns = now + (c->uncovered > SLACK_FLOOR / 8 ? 0 : (monotonic_ns() - now) * REGISTER_SHARE);
 	if (all)
 		c->uncovered = 0;
 }
@@ -230,7 +218,7 @@ static uint64_t next_interval(struct container *c, uint64_t usage)
 
 uint64_t container_tick(struct container *c)
 {
-	uint64_t now = container_now_ns();
+	uint64_t now = monotonic_ns();
 	refresh(c, now);
 	uint64_t limit = charge_limit(&c->charge);
 	uint64_t usage = sample(c);

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "inject/ward.h"
 #include "pager/forkless.h"
 #include "pager/writeback.h"
@@ -53,7 +54,7 @@ static struct member *make_member(struct container *c, pid_t pid)
 static int adopt_child(struct container *c, struct address_space *parent, uint64_t stamp, struct world *world, const char **ret_what)
 {
 	struct address_space *as;
-	uint64_t begin = container_now_ns();
+	uint64_t begin = monotonic_ns();
 	int r = address_space_adopt_forked(parent, stamp, world, BATCH_PAGES, &as, ret_what);
 	if (r < 0)
 		return r;
@@ -64,7 +65,7 @@ static int adopt_child(struct container *c, struct address_space *parent, uint64
 	*ret_what = "tracing it";
 	r = ward_take(world);
 	log_debug("adopted process %d, forked by %d, in %llu us", world_pid(world), parent->pid,
-		  (unsigned long long)(container_now_ns() - begin) / 1000);
+		  (unsigned long long)(monotonic_ns() - begin) / 1000);
 	return r;
 }
 

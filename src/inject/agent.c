@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "base/monotonic.h"
 #include "inject/raw_syscall.h"
 #include "inject/ring.h"
 #include "inject/tracee.h"
@@ -25,14 +26,6 @@
 #define NAPS_BEFORE_CONTINUE 8
 #define DISMISS_NS 1000000000
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
 static bool is_done(const struct agent *agent)
 {
 	return __atomic_load_n(&agent->ring->done, __ATOMIC_SEQ_CST) == agent->requests;
@@ -45,7 +38,7 @@ static void ring_doorbell(const struct agent *agent)
 
 static bool spin_until_done(const struct agent *agent)
 {
-	uint64_t deadline = now_ns() + (scheduling_nr_processors() >= SPIN_PROCESSORS ? SPIN_NS : 0);
+	uint64_t deadline = monotonic_ns() + (scheduling_nr_processors() >= SPIN_PROCESSORS ? SPIN_NS : 0);
 
 	do {
 		for (int i = 0; i < SPIN_PAUSES; i++) {
@@ -53,7 +46,7 @@ static bool spin_until_done(const struct agent *agent)
 				return true;
 			cpu_pause();
 		}
-	} while (now_ns() < deadline);
+	} while (monotonic_ns() < deadline);
 	return false;
 }
 
@@ -132,11 +125,11 @@ static void ask_to_exit(const struct agent *agent)
 
 static bool wait_for_exit(const struct agent *agent)
 {
-	uint64_t deadline = now_ns() + DISMISS_NS;
+	uint64_t deadline = monotonic_ns() + DISMISS_NS;
 	unsigned int rounds = 0;
 
 	while (!pidfd_has_exited(agent->pidfd)) {
-		if (now_ns() > deadline)
+		if (monotonic_ns() > deadline)
 			return false;
 		if (rounds % NAPS_BEFORE_CONTINUE == 0) /* the program can stop it, see sleep_until_done */
 			pidfd_kill(agent->pidfd, SIGCONT);

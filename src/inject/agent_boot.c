@@ -10,9 +10,9 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "base/cleanup.h"
+#include "base/monotonic.h"
 #include "inject/agent.h"
 #include "inject/raw_syscall.h"
 #include "inject/ring.h"
@@ -52,26 +52,18 @@ struct birth {
 	const char *what;
 };
 
-static uint64_t monotonic_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
 /* How many pauses fill a time: they cost 3 to 150 cycles, depending on the processor. */
 static uint32_t pauses_in(uint64_t us)
 {
 	static uint32_t pauses_per_ms;
 
 	if (!pauses_per_ms) {
-		uint64_t start = monotonic_us(), taken;
+		uint64_t start = monotonic_ns(), taken;
 
 		for (int i = 0; i < 1000; i++)
 			cpu_pause();
-		taken = MAX_OF(monotonic_us() - start, (uint64_t)1);
-		pauses_per_ms = (uint32_t)(1000000 / taken);
+		taken = MAX_OF(monotonic_ns() - start, (uint64_t)1);
+		pauses_per_ms = (uint32_t)(1000000000 / taken);
 	}
 	return (uint32_t)(pauses_per_ms * us / 1000) + 1;
 }
@@ -224,11 +216,11 @@ static long clone_orphan(struct birth *birth)
 /* Kills an agent that is not wanted and waits until its memory is let go; reaps it when it is our child. */
 static void kill_agent(struct agent *agent)
 {
-	uint64_t deadline = monotonic_us() + DEATH_TIMEOUT_MS * 1000;
+	uint64_t deadline = monotonic_ns() + DEATH_TIMEOUT_MS * 1000000ull;
 	unsigned int rounds = 0;
 
 	pidfd_kill(agent->pidfd, SIGKILL);
-	while (!pidfd_has_exited(agent->pidfd) && monotonic_us() < deadline)
+	while (!pidfd_has_exited(agent->pidfd) && monotonic_ns() < deadline)
 		poll_nap(&rounds);
 	waitpid(agent->pid, NULL, WNOHANG | __WALL);
 	close(agent->pidfd);
@@ -353,7 +345,7 @@ static int wait_progress(struct birth *birth, uint32_t wanted)
 		[AGENT_STEP_USERFAULTFD] = "userfaultfd",
 	};
 	struct agent_boot_report *report = &birth->boot.report;
-	uint64_t deadline = monotonic_us() + BOOT_TIMEOUT_MS * 1000;
+	uint64_t deadline = monotonic_ns() + BOOT_TIMEOUT_MS * 1000000ull;
 	unsigned int rounds = 0;
 
 	birth->what = steps[0];
@@ -371,7 +363,7 @@ static int wait_progress(struct birth *birth, uint32_t wanted)
 			return 0;
 		if (pidfd_has_exited(birth->agent->pidfd))
 			return -EPIPE;
-		if (monotonic_us() > deadline)
+		if (monotonic_ns() > deadline)
 			return -ETIMEDOUT;
 		poll_nap(&rounds);
 	}

@@ -6,14 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
-#include <time.h>
 
 #include "base/cleanup.h"
+#include "base/monotonic.h"
 #include "inject/tracee.h"
 #include "inject/ward.h"
 #include "platform/process.h"
 
-#define RUNNABLE_PATIENCE_US 500000
+#define RUNNABLE_PATIENCE_NS 500000000ull
 
 struct world {
 	pid_t pid;
@@ -35,14 +35,6 @@ static struct {
 	size_t nr, room;
 	size_t nr_held; /* threads of all worlds: each may become a late one, room for it is there from the beginning */
 } late;
-
-static uint64_t now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
 
 /* Makes room for nr threads; 0 or -ENOMEM. */
 static int reserve(struct tracee **threads, size_t nr, size_t *room)
@@ -248,9 +240,9 @@ static int wait_threads(struct world *world, uint64_t deadline)
 	unsigned int rounds = 0;
 
 	while (poll_threads(world) > 0) {
-		uint64_t now = now_us();
+		uint64_t now = monotonic_ns();
 
-		if (now >= deadline && (now >= deadline + RUNNABLE_PATIENCE_US || !some_are_runnable(world)))
+		if (now >= deadline && (now >= deadline + RUNNABLE_PATIENCE_NS || !some_are_runnable(world)))
 			return -ETIMEDOUT;
 		poll_nap(&rounds);
 		if (rounds % 64 == 0)
@@ -285,7 +277,7 @@ static int leave_late_ones(struct world *world)
 /* Stops what runs until a look at the list shows nobody new: a running thread may start others, a stopped one cannot. */
 static int stop_all(struct world *world, uint32_t timeout_us)
 {
-	uint64_t deadline = now_us() + timeout_us;
+	uint64_t deadline = monotonic_ns() + timeout_us * 1000ull;
 	int nr_new = 0, held, r;
 
 	do {

@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "pager/events.h"
 #include "pager/fault.h"
 #include "platform/scheduling.h"
@@ -45,13 +45,6 @@ struct fault_thread {
 	uint32_t next_hot;
 	uint64_t gap_ns; /* see note_gap */
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
 
 static void defer(struct fault_thread *thread, const struct fault *fault)
 {
@@ -252,7 +245,7 @@ static void note_gap(struct fault_thread *thread, uint64_t ns)
 static void *fault_thread_main(void *argument)
 {
 	struct fault_thread *thread = argument;
-	uint64_t last_work = now_ns();
+	uint64_t last_work = monotonic_ns();
 	uint32_t spins = 0;
 	pthread_setname_np(pthread_self(), "mbx-fault");
 	scheduling_prefer_latency();
@@ -264,7 +257,7 @@ static void *fault_thread_main(void *argument)
 		int work = work_once(thread);
 		if (++spins % LOOK_AROUND == 0)
 			work += look_around(thread, 0);
-		uint64_t now = now_ns();
+		uint64_t now = monotonic_ns();
 		if (work) {
 			note_gap(thread, now - last_work);
 			last_work = now;
@@ -274,7 +267,7 @@ static void *fault_thread_main(void *argument)
 		if (now - last_work > spin_ns(thread, loading)) {
 			bool waiting = thread->nr_deferred || loading;
 			if (look_around(thread, waiting ? RETRY_MS : -1)) {
-				now = now_ns();
+				now = monotonic_ns();
 				note_gap(thread, now - last_work);
 				last_work = now;
 			}

@@ -6,12 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
 
 #include "base/lock.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "swap/slot_map.h"
 #include "swap/swap_claim.h"
 #include "swap/swap_header.h"
@@ -39,13 +39,6 @@ struct swap {
 	void (*freed)(void *context, slot_t slot);
 	void *freed_context;
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
 
 int swap_fd(const struct swap *swap)
 {
@@ -292,7 +285,7 @@ static void note_growth(struct swap *swap, int error)
 	if (error < 0 && error != swap->grow_error && !is_about_space(error))
 		log_error("cannot get space for swap file %s: %s", swap->path, strerror(-error));
 	swap->grow_error = error;
-	swap->full_until_ns = error < 0 ? now_ns() + FULL_RETRY_NS : 0;
+	swap->full_until_ns = error < 0 ? monotonic_ns() + FULL_RETRY_NS : 0;
 }
 
 int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *ret_nr)
@@ -300,7 +293,7 @@ int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *re
 	for (;;) {
 		uint32_t cluster;
 		lock_take(&swap->lock);
-		bool may_grow = !swap->full_until_ns || now_ns() >= swap->full_until_ns;
+		bool may_grow = !swap->full_until_ns || monotonic_ns() >= swap->full_until_ns;
 		int r = slot_map_alloc_run(swap->map, want, may_grow, ret_first, ret_nr, &cluster);
 		int grow_error = swap->grow_error;
 		lock_drop(&swap->lock);
