@@ -183,11 +183,10 @@ static void program_ended(struct container *c, const siginfo_t *info)
 
 static bool take_traced(struct keeper *k, const siginfo_t *info)
 {
-	enum traced_news news;
-	int signal = 0;
-	bool taken = traced_report(&k->container, info, &news, &signal);
-	if (taken && news == TRACED_STOPPED)
-		report(k, REPORT_TRACED_STOPPED, signal);
+	bool is_stopped;
+	bool taken = traced_report(&k->container, info, &is_stopped);
+	if (is_stopped)
+		report(k, REPORT_TRACED_STOPPED, 0);
 	return taken;
 }
 

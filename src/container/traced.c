@@ -7,14 +7,12 @@
 
 #include "base/log.h"
 #include "base/monotonic.h"
+#include "inject/report.h"
 #include "inject/ward.h"
 #include "pager/forkless.h"
 #include "pager/writeback.h"
 #include "platform/process.h"
 
-#ifndef PTRACE_EVENT_STOP
-#define PTRACE_EVENT_STOP 128
-#endif
 #define MANY_SLOTS 1024
 #define STOP_TIMEOUT_US 20000
 
@@ -137,29 +135,11 @@ static void has_executed(pid_t pid)
 	ward_detach(pid);
 }
 
-static bool is_job_control(int signal)
-{
-	return signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU;
-}
-
-static void has_stopped(struct container *c, pid_t tid, int signal, enum traced_news *ret_news, int *ret_signal)
-{
-	if (!is_job_control(signal)) {
-		ward_continue(tid, 0);
-		return;
-	}
-	ward_listen(tid);
-	if (tid != c->program)
-		return;
-	*ret_news = TRACED_STOPPED;
-	*ret_signal = signal;
-}
-
-bool traced_report(struct container *c, const siginfo_t *info, enum traced_news *ret_news, int *ret_signal)
+bool traced_report(struct container *c, const siginfo_t *info, bool *ret_stopped)
 {
 	pid_t tid = info->si_pid;
-	int event = info->si_status >> 8, signal = info->si_status & 0x7f;
-	*ret_news = TRACED_NOTHING;
+	int report = info->si_status, event = report_event(report);
+	*ret_stopped = false;
 	if (info->si_code != CLD_TRAPPED) {
 		if (info->si_code != CLD_STOPPED)
 			ward_forget(tid);
@@ -170,16 +150,17 @@ bool traced_report(struct container *c, const siginfo_t *info, enum traced_news 
 	take(tid);
 	if (!ward_has(tid))
 		born(c, tid);
-	else if (event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK || event == PTRACE_EVENT_CLONE)
+	else if (report_is_birth(report))
 		has_forked(c, tid);
 	else if (event == PTRACE_EVENT_EXEC)
 		has_executed(tid);
 	else if (world_holds(tid))
 		return true; /* its world knows */
-	else if (event == PTRACE_EVENT_STOP)
-		has_stopped(c, tid, signal, ret_news, ret_signal);
-	else
-		ward_continue(tid, event ? 0 : signal);
+	else if (report_is_job_control(report)) {
+		ward_listen(tid);
+		*ret_stopped = tid == c->program;
+	} else
+		ward_continue(tid, report_signal(report));
 	return true;
 }
 

@@ -6,14 +6,11 @@
 
 #include "container/container.h"
 
-/* What the program itself has done, for its parent's sake. */
-enum traced_news { TRACED_NOTHING, TRACED_STOPPED };
-
 /*
  * Deals with a report that waitid(2) has shown with WNOWAIT. False: it is none of a traced task, or tells of an end, and is still to be taken.
- * *ret_news: job control has stopped the program, by *ret_signal; a parent that traces is not told otherwise.
+ * *ret_stopped: job control has stopped the program; a parent that traces is not told otherwise.
  */
-bool traced_report(struct container *c, const siginfo_t *info, enum traced_news *ret_news, int *ret_signal);
+bool traced_report(struct container *c, const siginfo_t *info, bool *ret_stopped);
 
 /*
  * A process held in a world is to be adopted: it and whoever shares its memory stay traced from now on, and nothing is left in it of adopted ones whose

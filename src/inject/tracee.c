@@ -10,11 +10,9 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "inject/report.h"
 #include "platform/process.h"
 
-#ifndef PTRACE_EVENT_STOP
-#define PTRACE_EVENT_STOP 128
-#endif
 #define STOP_AT_SYSCALL (SIGTRAP | 0x80) /* with PTRACE_O_TRACESYSGOOD */
 #define STOP_AT_INTERRUPT (SIGTRAP | PTRACE_EVENT_STOP << 8)
 
@@ -106,10 +104,7 @@ bool tracee_is_held(const struct tracee *tracee)
 /* Left to whoever takes the reports of tasks that stay traced: a child is to be looked after, or the memory is another one. */
 static bool is_of_birth_or_exec(int report)
 {
-	int event = report >> 8;
-
-	return event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK || event == PTRACE_EVENT_CLONE ||
-	       event == PTRACE_EVENT_EXEC;
+	return report_is_birth(report) || report_event(report) == PTRACE_EVENT_EXEC;
 }
 
 /*
@@ -135,14 +130,6 @@ static int next_report(struct tracee *tracee)
 	if (!died || !tracee->own_child_leader)
 		waitid(P_PID, (id_t)tracee->tid, &info, options);
 	return died ? -ESRCH : info.si_status;
-}
-
-static bool is_job_control(int report)
-{
-	int signal = report & 0xff;
-
-	return report >> 8 == PTRACE_EVENT_STOP &&
-	       (signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU);
 }
 
 /* A caller that waits for all children may have taken the report: then the thread itself is asked why it stands still. */
@@ -183,19 +170,14 @@ static bool reports_interruption(long number)
  * and takes its signals: the call reports EINTR if a handler runs in this thread, and starts again if none does (a signal that is ignored,
  * or that another thread takes). A mask that was swapped for the duration of the call (epoll_pwait) it treats accordingly.
  */
-static void undo_interruption(struct tracee *tracee, struct thread_regs *regs)
-{
-	if (regs_result(regs) == -EINTR && reports_interruption(regs_in_syscall(regs)) && regs_request_restart(regs))
-		regs_write(tracee->tid, regs);
-}
-
-static void pass_on(struct tracee *tracee, int signal)
+static void undo_interruption(const struct tracee *tracee)
 {
 	struct thread_regs regs = {0};
 
-	if (regs_read(tracee->tid, &regs) == 0)
-		undo_interruption(tracee, &regs);
-	ptrace(PTRACE_CONT, tracee->tid, NULL, signal);
+	if (regs_read(tracee->tid, &regs) < 0)
+		return;
+	if (regs_result(&regs) == -EINTR && reports_interruption(regs_in_syscall(&regs)) && regs_request_restart(&regs))
+		regs_write(tracee->tid, &regs);
 }
 
 enum tracee_state tracee_poll(struct tracee *tracee)
@@ -210,10 +192,12 @@ enum tracee_state tracee_poll(struct tracee *tracee)
 		tracee->state = TRACEE_GONE;
 	else if (report == STOP_AT_INTERRUPT)
 		tracee->state = TRACEE_STOPPED;
-	else if (is_job_control(report))
+	else if (report_is_job_control(report))
 		tracee->state = TRACEE_JOB_STOPPED;
-	else /* a signal on its way: let it take its course, the stop comes right after */
-		pass_on(tracee, report >> 8 ? 0 : report & 0x7f);
+	else { /* a signal on its way: let it take its course, the stop comes right after */
+		undo_interruption(tracee);
+		ptrace(PTRACE_CONT, tracee->tid, NULL, report_signal(report));
+	}
 	return tracee->state;
 }
 
@@ -348,12 +332,10 @@ static void settle(struct tracee *tracee)
 
 void tracee_prepare_release(struct tracee *tracee)
 {
-	struct thread_regs regs = {0};
-
 	if (tracee->state == TRACEE_BORROWED)
 		settle(tracee);
-	if (tracee->state == TRACEE_STOPPED && regs_read(tracee->tid, &regs) == 0)
-		undo_interruption(tracee, &regs);
+	if (tracee->state == TRACEE_STOPPED)
+		undo_interruption(tracee);
 }
 
 /* One that runs, or is dying, is left to whoever takes the reports of those that stay traced. */

@@ -79,17 +79,23 @@ static bool is_leader_late(pid_t process)
 	return i < late.nr && late.threads[i].state != TRACEE_GONE && !late.threads[i].dead_leader;
 }
 
+static void stop_follower(struct tracee *tracee)
+{
+	if (!tracee->follows)
+		return;
+	tracee->follows = false;
+	tracee_interrupt(tracee);
+}
+
 /* Leaders first: those whose leader is still late go on traced, and are stopped once more when it is not. */
 static void let_late_go(struct tracee *tracee)
 {
 	bool leader_is_late = tracee->tid != tracee->process && is_leader_late(tracee->process);
 
-	if (tracee->state == TRACEE_RUNNING && tracee->follows && !leader_is_late) {
-		tracee->follows = false;
-		tracee_interrupt(tracee);
-	} else if (!leader_is_late || !tracee_follow(tracee)) {
+	if (tracee->state == TRACEE_RUNNING && !leader_is_late)
+		stop_follower(tracee);
+	else if (!leader_is_late || !tracee_follow(tracee))
 		tracee_release(tracee);
-	}
 }
 
 int world_collect_late(void)
@@ -119,29 +125,35 @@ static struct tracee *find_thread(struct world *world, pid_t tid)
 	return NULL;
 }
 
+/* Room for one more thread, here and, should it be late one day, there. 0 or -ENOMEM. */
+static int make_room(struct world *world)
+{
+	int r = reserve(&world->threads, world->nr_threads + 1, &world->room);
+
+	return r < 0 ? r : reserve(&late.threads, late.nr + late.nr_held + 1, &late.room);
+}
+
 /* Adds one thread: seized now, or taken over from the late ones, which are ours already. -ESRCH when it is dead. */
 static int add_thread(struct world *world, pid_t tid)
 {
 	size_t i = find_late(tid);
-	int r = reserve(&world->threads, world->nr_threads + 1, &world->room);
+	struct tracee *tracee;
+	int r = make_room(world);
 
-	if (!r)
-		r = reserve(&late.threads, late.nr + late.nr_held + 1, &late.room);
 	if (r < 0)
 		return r;
+	tracee = &world->threads[world->nr_threads];
 	if (ward_has(tid) || ward_has_process(world->pid)) {
 		r = ward_add(world->pid, tid);
 		if (r < 0)
 			return r;
-		tracee_take_over(&world->threads[world->nr_threads], world->pid, tid);
+		tracee_take_over(tracee, world->pid, tid);
 	} else if (i < late.nr) {
-		world->threads[world->nr_threads] = late.threads[i];
+		*tracee = late.threads[i];
 		late.threads[i] = late.threads[--late.nr];
-		if (world->threads[world->nr_threads].follows)
-			tracee_interrupt(&world->threads[world->nr_threads]);
-		world->threads[world->nr_threads].follows = false;
+		stop_follower(tracee);
 	} else {
-		r = tracee_seize(&world->threads[world->nr_threads], world->pid, tid);
+		r = tracee_seize(tracee, world->pid, tid);
 		if (r < 0)
 			return r;
 	}
@@ -294,10 +306,18 @@ static int stop_all(struct world *world, uint32_t timeout_us)
 	return r < 0 ? r : -ESRCH;
 }
 
-static void enlist(struct world *world)
+/* NULL: no memory. world_resume gives it back. */
+static struct world *world_new(pid_t pid)
 {
+	struct world *world = calloc(1, sizeof(*world));
+
+	if (!world)
+		return NULL;
+	world->pid = pid;
+	world->complete = true;
 	world->next = worlds;
 	worlds = world;
+	return world;
 }
 
 static void delist(const struct world *world)
@@ -328,23 +348,16 @@ bool world_holds(pid_t tid)
 
 int world_of_newborn(pid_t pid, struct world **ret_world)
 {
-	struct world *world = calloc(1, sizeof(*world));
-	int r = world ? reserve(&world->threads, 1, &world->room) : -ENOMEM;
+	struct world *world = world_new(pid);
+	int r = world ? make_room(world) : -ENOMEM;
 
-	if (!r)
-		r = reserve(&late.threads, late.nr + late.nr_held + 1, &late.room);
 	if (r < 0) {
-		if (world)
-			free(world->threads);
-		free(world);
+		world_resume(world);
 		return r;
 	}
-	world->pid = pid;
-	world->complete = true;
 	world->threads[0] = (struct tracee){.process = pid, .tid = pid, .state = TRACEE_STOPPED, .ward = true};
 	world->nr_threads = 1;
 	late.nr_held++;
-	enlist(world);
 	*ret_world = world;
 	return 0;
 }
@@ -372,14 +385,11 @@ void ward_drop(struct world *world)
 
 int world_interrupt(pid_t pid, struct world **ret_world)
 {
-	struct world *world = calloc(1, sizeof(*world));
+	struct world *world = world_new(pid);
 	int r;
 
 	if (!world)
 		return -ENOMEM;
-	world->pid = pid;
-	world->complete = true;
-	enlist(world);
 	r = interrupt_new_threads(world);
 	if (r <= 0) {
 		world_resume(world);
