@@ -1,78 +1,55 @@
 #include "inject/ward.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
-#include "inject/tracee.h"
+#include "inject/tracees.h"
 
-static struct {
-	struct {
-		pid_t process, tid;
-	} *tasks;
-	size_t nr, room;
-} ward;
-
-static size_t find(pid_t tid)
-{
-	size_t i;
-
-	for (i = 0; i < ward.nr && ward.tasks[i].tid != tid; i++)
-		;
-	return i;
-}
+static struct tracees ward; /* only who they are */
 
 bool ward_has(pid_t tid)
 {
-	return find(tid) < ward.nr;
+	return tracees_find(&ward, tid) < ward.nr;
 }
 
 bool ward_has_process(pid_t pid)
 {
 	for (size_t i = 0; i < ward.nr; i++)
-		if (ward.tasks[i].process == pid)
+		if (ward.items[i].process == pid)
 			return true;
 	return false;
 }
 
 int ward_add(pid_t process, pid_t tid)
 {
-	size_t i = find(tid);
+	size_t i = tracees_find(&ward, tid);
 
-	if (i == ward.room) {
-		size_t room = MAX_OF(ward.room * 2, (size_t)64);
-		void *grown = reallocarray(ward.tasks, room, sizeof(*ward.tasks));
-
-		if (!grown)
-			return -ENOMEM;
-		ward.tasks = grown;
-		ward.room = room;
-	}
-	ward.tasks[i].process = process;
-	ward.tasks[i].tid = tid;
+	if (tracees_reserve(&ward, i + 1) < 0)
+		return -ENOMEM;
+	ward.items[i] = (struct tracee){.process = process, .tid = tid};
 	ward.nr = MAX_OF(ward.nr, i + 1);
 	return 0;
 }
 
 void ward_forget(pid_t tid)
 {
-	size_t i = find(tid);
+	size_t i = tracees_find(&ward, tid);
 
 	if (i < ward.nr)
-		ward.tasks[i] = ward.tasks[--ward.nr];
+		tracees_remove(&ward, i);
 }
 
 void ward_forget_process(pid_t pid)
 {
 	for (size_t i = 0; i < ward.nr;)
-		if (ward.tasks[i].process == pid)
-			ward.tasks[i] = ward.tasks[--ward.nr];
+		if (ward.items[i].process == pid)
+			tracees_remove(&ward, i);
 		else
 			i++;
 }
 
 pid_t ward_any_process(void)
 {
-	return ward.nr ? ward.tasks[0].process : 0;
+	return ward.nr ? ward.items[0].process : 0;
 }
 
 void ward_continue(pid_t tid, int signal)

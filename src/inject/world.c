@@ -9,7 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/monotonic.h"
-#include "inject/tracee.h"
+#include "inject/tracees.h"
 #include "inject/ward.h"
 #include "platform/process.h"
 
@@ -19,8 +19,7 @@ struct world {
 	pid_t pid;
 	bool complete;
 	remote_addr_t syscall_pc; /* 0: not looked for yet */
-	struct tracee *threads;
-	size_t nr_threads, room;
+	struct tracees threads;
 	struct world *next;
 };
 
@@ -30,53 +29,25 @@ static struct world *worlds; /* all there are */
  * Threads that were interrupted but did not stop while their world was held: they will stop some day and must then be set going. And those
  * that were killed while held: their death must be taken. Used by the one keeper thread that stops worlds.
  */
-static struct {
-	struct tracee *threads;
-	size_t nr, room;
-	size_t nr_held; /* threads of all worlds: each may become a late one, room for it is there from the beginning */
-} late;
-
-/* Makes room for nr threads; 0 or -ENOMEM. */
-static int reserve(struct tracee **threads, size_t nr, size_t *room)
-{
-	struct tracee *grown;
-	size_t wanted = MAX_OF(nr, MAX_OF(*room * 2, (size_t)64));
-
-	if (nr <= *room)
-		return 0;
-	grown = realloc(*threads, wanted * sizeof(*grown));
-	if (!grown)
-		return -ENOMEM;
-	*threads = grown;
-	*room = wanted;
-	return 0;
-}
-
-static size_t find_late(pid_t tid)
-{
-	size_t i;
-
-	for (i = 0; i < late.nr && late.threads[i].tid != tid; i++)
-		;
-	return i;
-}
+static struct tracees late;
+static size_t nr_held; /* threads of all worlds: each may become a late one, room for it is there from the beginning */
 
 bool world_is_late(pid_t tid)
 {
-	return find_late(tid) < late.nr;
+	return tracees_find(&late, tid) < late.nr;
 }
 
 /* Room for it was made before the thread was seized, so that nothing can be forgotten for want of memory. */
 static void add_late(const struct tracee *tracee)
 {
-	late.threads[late.nr++] = *tracee;
+	late.items[late.nr++] = *tracee;
 }
 
 static bool is_leader_late(pid_t process)
 {
-	size_t i = find_late(process);
+	size_t i = tracees_find(&late, process);
 
-	return i < late.nr && late.threads[i].state != TRACEE_GONE && !late.threads[i].dead_leader;
+	return i < late.nr && late.items[i].state != TRACEE_GONE && !late.items[i].dead_leader;
 }
 
 static void stop_follower(struct tracee *tracee)
@@ -103,62 +74,62 @@ int world_collect_late(void)
 	size_t kept = 0;
 
 	for (size_t i = 0; i < late.nr; i++) {
-		tracee_poll(&late.threads[i]);
-		tracee_prepare_release(&late.threads[i]);
-		if (late.threads[i].tid == late.threads[i].process)
-			tracee_release(&late.threads[i]);
+		tracee_poll(&late.items[i]);
+		tracee_prepare_release(&late.items[i]);
+		if (late.items[i].tid == late.items[i].process)
+			tracee_release(&late.items[i]);
 	}
 	for (size_t i = 0; i < late.nr; i++)
-		let_late_go(&late.threads[i]);
+		let_late_go(&late.items[i]);
 	for (size_t i = 0; i < late.nr; i++)
-		if (late.threads[i].state != TRACEE_GONE)
-			late.threads[kept++] = late.threads[i];
+		if (late.items[i].state != TRACEE_GONE)
+			late.items[kept++] = late.items[i];
 	late.nr = kept;
 	return (int)kept;
 }
 
 static struct tracee *find_thread(struct world *world, pid_t tid)
 {
-	for (size_t i = 0; i < world->nr_threads; i++)
-		if (world->threads[i].tid == tid && world->threads[i].state != TRACEE_GONE)
-			return &world->threads[i];
+	for (size_t i = 0; i < world->threads.nr; i++)
+		if (world->threads.items[i].tid == tid && world->threads.items[i].state != TRACEE_GONE)
+			return &world->threads.items[i];
 	return NULL;
 }
 
 /* Room for one more thread, here and, should it be late one day, there. 0 or -ENOMEM. */
 static int make_room(struct world *world)
 {
-	int r = reserve(&world->threads, world->nr_threads + 1, &world->room);
+	int r = tracees_reserve(&world->threads, world->threads.nr + 1);
 
-	return r < 0 ? r : reserve(&late.threads, late.nr + late.nr_held + 1, &late.room);
+	return r < 0 ? r : tracees_reserve(&late, late.nr + nr_held + 1);
 }
 
 /* Adds one thread: seized now, or taken over from the late ones, which are ours already. -ESRCH when it is dead. */
 static int add_thread(struct world *world, pid_t tid)
 {
-	size_t i = find_late(tid);
+	size_t i = tracees_find(&late, tid);
 	struct tracee *tracee;
 	int r = make_room(world);
 
 	if (r < 0)
 		return r;
-	tracee = &world->threads[world->nr_threads];
+	tracee = &world->threads.items[world->threads.nr];
 	if (ward_has(tid) || ward_has_process(world->pid)) {
 		r = ward_add(world->pid, tid);
 		if (r < 0)
 			return r;
 		tracee_take_over(tracee, world->pid, tid);
 	} else if (i < late.nr) {
-		*tracee = late.threads[i];
-		late.threads[i] = late.threads[--late.nr];
+		*tracee = late.items[i];
+		tracees_remove(&late, i);
 		stop_follower(tracee);
 	} else {
 		r = tracee_seize(tracee, world->pid, tid);
 		if (r < 0)
 			return r;
 	}
-	world->nr_threads++;
-	late.nr_held++;
+	world->threads.nr++;
+	nr_held++;
 	return 0;
 }
 
@@ -210,8 +181,8 @@ static int poll_threads(struct world *world)
 {
 	int running = 0;
 
-	for (size_t i = 0; i < world->nr_threads; i++) {
-		struct tracee *tracee = &world->threads[i];
+	for (size_t i = 0; i < world->threads.nr; i++) {
+		struct tracee *tracee = &world->threads.items[i];
 
 		if (tracee->state != TRACEE_RUNNING)
 			continue;
@@ -237,8 +208,8 @@ static void mark_dead_leader(struct world *world)
 /* True when a thread only waits for a processor: it will stop as soon as it has one. */
 static bool some_are_runnable(const struct world *world)
 {
-	for (size_t i = 0; i < world->nr_threads; i++)
-		if (world->threads[i].state == TRACEE_RUNNING && thread_state(world->pid, world->threads[i].tid) == 'R')
+	for (size_t i = 0; i < world->threads.nr; i++)
+		if (world->threads.items[i].state == TRACEE_RUNNING && thread_state(world->pid, world->threads.items[i].tid) == 'R')
 			return true;
 	return false;
 }
@@ -269,8 +240,8 @@ static int leave_late_ones(struct world *world)
 	size_t kept = 0;
 	bool busy = false;
 
-	for (size_t i = 0; i < world->nr_threads; i++) {
-		struct tracee *tracee = &world->threads[i];
+	for (size_t i = 0; i < world->threads.nr; i++) {
+		struct tracee *tracee = &world->threads.items[i];
 
 		busy = busy || tracee->state == TRACEE_JOB_STOPPED;
 		if (tracee->state == TRACEE_RUNNING) {
@@ -278,11 +249,11 @@ static int leave_late_ones(struct world *world)
 			if (!tracee->ward)
 				add_late(tracee);
 		} else if (tracee->state != TRACEE_GONE) {
-			world->threads[kept++] = *tracee;
+			world->threads.items[kept++] = *tracee;
 		}
 	}
-	late.nr_held -= world->nr_threads - kept;
-	world->nr_threads = kept;
+	nr_held -= world->threads.nr - kept;
+	world->threads.nr = kept;
 	return busy ? -EBUSY : (int)kept;
 }
 
@@ -355,9 +326,9 @@ int world_of_newborn(pid_t pid, struct world **ret_world)
 		world_resume(world);
 		return r;
 	}
-	world->threads[0] = (struct tracee){.process = pid, .tid = pid, .state = TRACEE_STOPPED, .ward = true};
-	world->nr_threads = 1;
-	late.nr_held++;
+	world->threads.items[0] = (struct tracee){.process = pid, .tid = pid, .state = TRACEE_STOPPED, .ward = true};
+	world->threads.nr = 1;
+	nr_held++;
 	*ret_world = world;
 	return 0;
 }
@@ -365,21 +336,21 @@ int world_of_newborn(pid_t pid, struct world **ret_world)
 /* All or nothing. */
 int ward_take(struct world *world)
 {
-	for (size_t i = 0; i < world->nr_threads; i++) {
-		if (world->threads[i].state != TRACEE_GONE && ward_add(world->pid, world->threads[i].tid) < 0) {
+	for (size_t i = 0; i < world->threads.nr; i++) {
+		if (world->threads.items[i].state != TRACEE_GONE && ward_add(world->pid, world->threads.items[i].tid) < 0) {
 			ward_forget_process(world->pid);
 			return -ENOMEM;
 		}
 	}
-	for (size_t i = 0; i < world->nr_threads; i++)
-		world->threads[i].ward = true;
+	for (size_t i = 0; i < world->threads.nr; i++)
+		world->threads.items[i].ward = true;
 	return 0;
 }
 
 void ward_drop(struct world *world)
 {
-	for (size_t i = 0; i < world->nr_threads; i++)
-		world->threads[i].ward = false;
+	for (size_t i = 0; i < world->threads.nr; i++)
+		world->threads.items[i].ward = false;
 	ward_forget_process(world->pid);
 }
 
@@ -436,18 +407,18 @@ void world_resume(struct world *world)
 	if (!world)
 		return;
 	/* Threads that run again compete with us for the processor, so nothing but the release itself is left for then. */
-	for (size_t i = 0; i < world->nr_threads; i++)
-		tracee_prepare_release(&world->threads[i]);
+	for (size_t i = 0; i < world->threads.nr; i++)
+		tracee_prepare_release(&world->threads.items[i]);
 	struct tracee *leader = find_thread(world, world->pid);
 	if (leader)
 		release(leader, false);
 	bool follow = is_leader_late(world->pid);
-	for (size_t i = 0; i < world->nr_threads; i++)
-		if (&world->threads[i] != leader)
-			release(&world->threads[i], follow);
-	late.nr_held -= world->nr_threads;
+	for (size_t i = 0; i < world->threads.nr; i++)
+		if (&world->threads.items[i] != leader)
+			release(&world->threads.items[i], follow);
+	nr_held -= world->threads.nr;
 	delist(world);
-	free(world->threads);
+	free(world->threads.items);
 	free(world);
 	world_collect_late();
 }
@@ -492,11 +463,11 @@ static struct tracee *choose_thread(struct world *world)
 {
 	struct tracee *any = NULL;
 
-	for (size_t i = 0; i < world->nr_threads; i++)
-		if (world->threads[i].state == TRACEE_BORROWED)
-			return &world->threads[i];
-	for (size_t i = 0; i < world->nr_threads; i++) {
-		struct tracee *tracee = &world->threads[i];
+	for (size_t i = 0; i < world->threads.nr; i++)
+		if (world->threads.items[i].state == TRACEE_BORROWED)
+			return &world->threads.items[i];
+	for (size_t i = 0; i < world->threads.nr; i++) {
+		struct tracee *tracee = &world->threads.items[i];
 		struct thread_regs regs = {0};
 
 		if (tracee->state != TRACEE_STOPPED || regs_read(tracee->tid, &regs) < 0)
