@@ -1,11 +1,7 @@
 #include "base/lock.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
-
-#define EAGER_TRIES 1000
 
 /*
  * In debug builds each thread counts what it holds of each rank. A lock_take that does not go upwards ends the program: the order that
@@ -84,22 +80,10 @@ void lock_take(struct lock *lock)
 	note_taken(lock->rank);
 }
 
-/* Where there is one processor whoever holds the lock needs it. */
-static int eager_tries(void)
-{
-	static _Atomic int known = -1;
-	int tries = atomic_load_explicit(&known, memory_order_relaxed);
-	if (tries >= 0)
-		return tries;
-	tries = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? EAGER_TRIES : 0;
-	atomic_store_explicit(&known, tries, memory_order_relaxed);
-	return tries;
-}
-
-void lock_take_eagerly(struct lock *lock)
+void lock_take_eagerly(struct lock *lock, int tries)
 {
 	check_order(lock->rank);
-	for (int i = eager_tries(); i > 0; i--) {
+	for (int i = 0; i < tries; i++) {
 		if (lock_try(lock))
 			return;
 		for (volatile int k = 0; k < 20; k++)

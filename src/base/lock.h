@@ -30,7 +30,7 @@ struct lock {
 void lock_init(struct lock *lock, enum lock_rank rank);
 void lock_destroy(struct lock *lock);
 void lock_take(struct lock *lock);
-/* The same for a lock that is held often, but not for long: tries for as long as it would take to sleep and be woken, 50 us or so. */
-void lock_take_eagerly(struct lock *lock);
+/* The same, but tries so many times, each 50 ns or more, before it sleeps. */
+void lock_take_eagerly(struct lock *lock, int tries);
 bool lock_try(struct lock *lock); /* no rank check: a try cannot deadlock */
 void lock_drop(struct lock *lock);

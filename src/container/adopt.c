@@ -92,10 +92,10 @@ int container_adopt_held(struct container *c, struct member *member, struct worl
 		return r;
 	}
 	struct address_space *inherited = find_inherited(c, member->pid);
-	/* A child that is not matched yet (its FORK event or one of its own is being worked on) is asked again at the next tick. */
 	int sharers = c->pager.forkless ? traced_begin(c, member, world) : 0;
 	if (sharers < 0)
 		r = sharers;
+	/* A child that is not matched yet (its FORK event or one of its own is being worked on) is asked again at the next tick. */
 	else if (!inherited && address_space_is_inherited(member->pid))
 		r = -EBUSY;
 	else

@@ -7,7 +7,6 @@
 #include "pager/file_pages.h"
 
 #define WORTH_ADOPTING 64 /* anonymous pages of a member */
-#define STOP_TIMEOUT_US 20000 /* for all threads of a process to stop */
 
 void hold_members(struct container *c, struct hold *hold)
 {
@@ -21,7 +20,7 @@ void hold_members(struct container *c, struct hold *hold)
 	}
 	for (uint32_t i = 0; i < told; i++) {
 		struct world *world = hold->worlds[i];
-		int r = world_wait(world, STOP_TIMEOUT_US);
+		int r = world_wait(world, WORLD_STOP_TIMEOUT_US);
 		if (r == 0)
 			hold->complete &= world_is_complete(hold->worlds[hold->nr++] = world);
 		else if (r != -ESRCH && r != -EBUSY)
@@ -39,7 +38,7 @@ void hold_expire_removed(struct container *c, const struct hold *hold)
 {
 	for (struct address_space *as = c->spaces; hold->complete && as; as = as->next)
 		address_space_expire_removed(as);
-	if (hold->complete)
+	if (hold->complete && c->pager.forkless)
 		traced_forget_past(c);
 }
 

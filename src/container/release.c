@@ -12,7 +12,6 @@
 #include "platform/granted_memory.h"
 
 #define NO_LIMIT_BYTES ((uint64_t)1 << 62)
-#define STOP_TIMEOUT_US 20000
 #define RESERVE_BYTES ((uint64_t)64 << 20) /* the system keeps at least this */
 
 bool release_has_room(uint64_t pages)
@@ -63,7 +62,7 @@ bool release_let_go(struct container *c, struct address_space *as)
 {
 	struct world *world;
 	pid_t pid = process_of(c, as);
-	if (!pid || world_stop(pid, STOP_TIMEOUT_US, &world) < 0)
+	if (!pid || world_stop(pid, WORLD_STOP_TIMEOUT_US, &world) < 0)
 		return false;
 	int r = !c->pager.forkless || world_is_complete(world) ? address_space_let_go(as, world) : -EAGAIN;
 	if (r == 0)

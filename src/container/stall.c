@@ -56,14 +56,14 @@ void container_adopt_members(struct container *c)
 static bool wait_for_reclaim(struct container *c, const struct hold *hold)
 {
 	uint64_t begin = monotonic_ns();
-	uint64_t limit = charge_limit(&c->charge), room = container_stall_room(c), usage = charge_usage(&c->charge), least = usage;
+	uint64_t limit = charge_limit(&c->charge), room = container_stall_room(c), least = UINT64_MAX;
 	uint32_t seq = atomic_load(&c->exhausted_seq);
 	bool exhausted = false;
 	atomic_store(&c->room_wanted, room);
 	while (!exhausted && monotonic_ns() - begin < STALL_MAX_NS && !atomic_load(&c->killed)) {
 		struct charge_sample sample = charge_sample_begin(&c->charge);
 		charge_sample_end(&c->charge, sample, members_sample(&c->members));
-		usage = charge_usage(&c->charge);
+		uint64_t usage = charge_usage(&c->charge);
 		least = MIN_OF(least, usage);
 		if (usage + room <= limit || (!hold->complete && usage > least + GROWTH_PAGES))
 			break;

@@ -14,7 +14,6 @@
 #include "platform/process.h"
 
 #define MANY_SLOTS 1024
-#define STOP_TIMEOUT_US 20000
 
 static struct address_space *find_sharing(struct container *c, pid_t pid)
 {
@@ -168,7 +167,7 @@ bool traced_report(struct container *c, const siginfo_t *info, bool *ret_stopped
 static int take_sharer(pid_t pid)
 {
 	struct world *world = world_find(pid), *own = NULL;
-	int r = world ? 0 : world_stop(pid, STOP_TIMEOUT_US, &own);
+	int r = world ? 0 : world_stop(pid, WORLD_STOP_TIMEOUT_US, &own);
 	world = world ? world : own;
 	if (r == 0)
 		r = world_is_complete(world) ? ward_take(world) : -EBUSY;
@@ -224,7 +223,7 @@ bool traced_end(void)
 	struct world *world;
 	if (!pid)
 		return true;
-	if (world_stop(pid, STOP_TIMEOUT_US, &world) == 0) {
+	if (world_stop(pid, WORLD_STOP_TIMEOUT_US, &world) == 0) {
 		if (world_is_complete(world))
 			ward_drop(world);
 		world_resume(world);

@@ -11,6 +11,9 @@
 
 struct world;
 
+/* What the keeper waits for the threads of a process that sleep where they cannot be interrupted. */
+#define WORLD_STOP_TIMEOUT_US 20000
+
 /*
  * Stops all threads of pid. 0 and *ret_world, or -errno with everything let go again:
  *   -ESRCH     the process is gone or going

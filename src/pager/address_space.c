@@ -1,9 +1,9 @@
 #include "pager/address_space.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -16,6 +16,7 @@
 #include "pager/registration.h"
 #include "platform/pagemap.h"
 #include "platform/process.h"
+#include "platform/scheduling.h"
 #include "platform/userfaultfd.h"
 
 static void put_slot(void *context, slot_t slot)
@@ -136,6 +137,18 @@ static int know_process(struct address_space *as, pid_t pid)
 	return MIN_OF(MIN_OF(as->pagemap, as->maps), 0);
 }
 
+/* The reclaim thread may already know one that was inherited: it looks at the agent only under the agent lock. */
+static int give_agent(struct address_space *as, struct world *world, struct agent *agent)
+{
+	lock_take(&as->agent_lock);
+	int r = know_process(as, world_pid(world));
+	as->agent = agent;
+	lock_drop(&as->agent_lock);
+	if (r == 0 && agent->stamp)
+		r = stamp_init(&as->stamp, world_pid(world), agent->stamp);
+	return r < 0 ? r : find_stack_and_arguments(as);
+}
+
 int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage_pages, struct address_space *inherited,
 			struct address_space **ret_as, const char **ret_what)
 {
@@ -161,16 +174,8 @@ int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage
 		}
 		as->sentinel = agent->sentinel;
 	}
-	/* The reclaim thread may already know an inherited one: it looks at the agent only under the agent lock. */
-	lock_take(&as->agent_lock);
-	r = know_process(as, world_pid(world));
-	as->agent = agent;
-	lock_drop(&as->agent_lock);
 	*ret_what = "opening its pagemap";
-	if (r == 0 && agent->stamp)
-		r = stamp_init(&as->stamp, world_pid(world), agent->stamp);
-	if (r == 0)
-		r = find_stack_and_arguments(as);
+	r = give_agent(as, world, agent);
 	if (r == 0 && !inherited) {
 		*ret_what = "starting the fault threads";
 		r = pager_attach(pager, as);
@@ -188,20 +193,6 @@ int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage
 	stat_add(pager->stats, adoptions, 1);
 	*ret_as = as;
 	return 0;
-}
-
-/* Its own agent, with which it is served from now on. */
-static int give_agent(struct address_space *child, struct world *world, struct agent *agent)
-{
-	child->uffd = agent->uffd;
-	child->sentinel = agent->sentinel;
-	child->agent = agent;
-	int r = know_process(child, world_pid(world));
-	if (r == 0)
-		r = stamp_init(&child->stamp, world_pid(world), agent->stamp);
-	if (r == 0)
-		r = find_stack_and_arguments(child);
-	return r;
 }
 
 /* Nobody knows the child but the caller until a fault thread is given it, and it stands still until the world is resumed. */
@@ -225,6 +216,8 @@ int address_space_adopt_forked(struct address_space *parent, uint64_t stamp, str
 		agent_release(agent);
 		return r;
 	}
+	child->uffd = agent->uffd;
+	child->sentinel = agent->sentinel;
 	r = give_agent(child, world, agent);
 	if (r == 0)
 		r = forkless_settle_child(child);
@@ -441,12 +434,18 @@ void address_space_expire_removed(struct address_space *as)
 	lock_drop(&as->layout);
 }
 
+void address_space_lock(struct address_space *as)
+{
+	enum { TRIES = 1000 }; /* as long as it would take to sleep and be woken; where there is one processor whoever holds the lock needs it */
+	lock_take_eagerly(&as->layout, scheduling_nr_processors() > 1 ? TRIES : 0);
+}
+
 void address_space_lock_for_fault(struct address_space *as)
 {
 	if (lock_try(&as->layout))
 		return;
 	atomic_fetch_add(&as->waiting, 1);
-	lock_take_eagerly(&as->layout);
+	address_space_lock(as);
 	atomic_fetch_sub(&as->waiting, 1);
 }
 
@@ -459,6 +458,6 @@ bool address_space_let_faults_in(struct address_space *as)
 	lock_drop(&as->layout);
 	for (int i = 0; i < MAX_YIELDS && atomic_load(&as->waiting); i++)
 		sched_yield();
-	lock_take_eagerly(&as->layout);
+	address_space_lock(as);
 	return true;
 }

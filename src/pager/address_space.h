@@ -100,9 +100,10 @@ int address_space_unmap_stamp(const struct address_space *parent, struct world *
 struct address_space *address_space_fork(struct address_space *parent, int child_uffd);
 
 /*
- * Takes the layout lock for a fault. Whoever holds it for long looks whether somebody waits and lets him go first (address_space_let_faults_in: true when
- * the lock was dropped, and the table may be another one).
+ * Takes the layout lock, which others hold often, or for a fault. Whoever holds it for long looks whether a fault waits and lets it go first
+ * (address_space_let_faults_in: true when the lock was dropped, and the table may be another one).
  */
+void address_space_lock(struct address_space *as);
 void address_space_lock_for_fault(struct address_space *as);
 bool address_space_let_faults_in(struct address_space *as);
 

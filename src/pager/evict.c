@@ -426,10 +426,10 @@ static int clear_stage1(struct transaction *t)
 					.opcode = AGENT_MOVE_IN, .dst = t->batch->pages[i].addr, .src = stage1, .len = PAGE_BYTES};
 			if (agent_execute(as->agent, &op, 1) < 0)
 				return -EPIPE;
-			if (attempt % 2)
+			if (attempt % 2) {
 				forkless_note_unknown(as, t->batch->pages[i].addr);
-			if (attempt % 2)
 				uffd_wake(as->uffd, t->batch->pages[i].addr, PAGE_BYTES);
+			}
 		}
 	}
 	return -EBUSY;
@@ -650,7 +650,7 @@ static void transact(struct transaction *t, struct evict_result *result)
 	struct address_space *as = t->as;
 	take_slots(t);
 	scheduling_prefer_latency(); /* faults wait for the lock */
-	lock_take_eagerly(&as->layout);
+	address_space_lock(as);
 	int r = move_out(t);
 	if (r > 0)
 		as->revolutions_idle = 0; /* for shared pages that is known later: some can never leave (read-only, a sharer out of reach) */

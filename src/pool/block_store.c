@@ -83,20 +83,27 @@ static uint8_t *map_chunk(void)
 	return area + before;
 }
 
+static uint32_t class_of(uint32_t bytes)
+{
+	return (bytes + BLOCK_UNIT - 1) / BLOCK_UNIT;
+}
+
 /* To take a huge page is a tenth of the work of taking its pages one by one. */
 static bool take_at_once(uint8_t *chunk)
 {
 	return madvise(chunk, CHUNK_BYTES, MADV_HUGEPAGE) == 0 && madvise(chunk, CHUNK_BYTES, MADV_POPULATE_WRITE) == 0;
 }
 
-bool block_store_wants_memory(const struct block_store *store)
-{
-	return store->free == NO_BLOCK;
-}
-
-bool block_store_wants_huge(const struct block_store *store)
+static bool is_large(const struct block_store *store)
 {
 	return store->nr_in_use >= HUGE_FROM;
+}
+
+bool block_store_wants_memory(const struct block_store *store, uint32_t bytes, bool *ret_huge)
+{
+	uint32_t class = class_of(bytes);
+	*ret_huge = is_large(store);
+	return store->open[class] == NO_BLOCK && store->with_holes[class] == NO_BLOCK && store->free == NO_BLOCK;
 }
 
 struct block_memory block_store_map(bool huge)
@@ -133,7 +140,7 @@ static uint64_t object_bytes(const struct block *block)
 /* A free block begins to hold objects of one class, as the newest. */
 static uint32_t begin_block(struct block_store *store, uint32_t class)
 {
-	if (store->free == NO_BLOCK && !block_store_add(store, block_store_map(block_store_wants_huge(store))))
+	if (store->free == NO_BLOCK && !block_store_add(store, block_store_map(is_large(store))))
 		return NO_BLOCK;
 	uint32_t number = store->free;
 	struct block *block = &store->blocks[number];
@@ -233,8 +240,7 @@ static uint32_t first_free(const struct block *block)
 block_ref_t block_store_put(struct block_store *store, uint32_t key, const void *object, uint32_t bytes)
 {
 	assert(bytes > 0 && bytes <= PAGE_BYTES);
-	uint32_t class = (bytes + BLOCK_UNIT - 1) / BLOCK_UNIT;
-	uint32_t number = block_with_room(store, class);
+	uint32_t class = class_of(bytes), number = block_with_room(store, class);
 	if (number == NO_BLOCK)
 		return 0;
 	struct block *block = &store->blocks[number];

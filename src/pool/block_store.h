@@ -25,15 +25,14 @@ struct block_store *block_store_new(void); /* NULL when out of memory */
 void block_store_free(struct block_store *store);
 
 /*
- * To take memory from the system needs no lock of the caller's, and takes a while: whoever has one asks whether a block may be wanted, maps with the lock
- * dropped, and adds. Otherwise block_store_put does that itself. False: out of memory, what was mapped is given back.
+ * To take memory from the system needs no lock of the caller's, and takes a while: whoever has one asks whether an object of this size needs a new block, maps with the
+ * lock dropped, and adds. Otherwise block_store_put does that itself. False: out of memory, what was mapped is given back.
  */
 struct block_memory {
 	uint8_t *chunk; /* NULL: there is none */
 	bool is_taken;
 };
-bool block_store_wants_memory(const struct block_store *store);
-bool block_store_wants_huge(const struct block_store *store);
+bool block_store_wants_memory(const struct block_store *store, uint32_t bytes, bool *ret_huge);
 struct block_memory block_store_map(bool huge);
 bool block_store_add(struct block_store *store, struct block_memory memory);
 

@@ -131,10 +131,12 @@ static uint32_t compress(struct pool_compressor *compressor, const void *page)
 	return bytes > 0 ? (uint32_t)bytes : 0;
 }
 
-/* Lock held, but dropped while the system works on it: faults are served from the pool meanwhile. */
-static void take_memory(struct pool *pool)
+/* Lock held, but dropped while the system takes memory, if it has to: faults are served from the pool meanwhile. */
+static void take_memory(struct pool *pool, uint32_t bytes)
 {
-	bool huge = block_store_wants_huge(pool->store);
+	bool huge;
+	if (!block_store_wants_memory(pool->store, bytes, &huge))
+		return;
 	lock_drop(&pool->lock);
 	struct block_memory memory = block_store_map(huge);
 	lock_take(&pool->lock);
@@ -147,8 +149,7 @@ bool pool_store(struct pool *pool, struct pool_compressor *compressor, slot_t sl
 	if (!bytes)
 		return false;
 	lock_take(&pool->lock);
-	if (block_store_wants_memory(pool->store))
-		take_memory(pool);
+	take_memory(pool, bytes);
 	bool ok = insert(pool, slot, compressor->out, bytes);
 	lock_drop(&pool->lock);
 	return ok;
@@ -162,7 +163,7 @@ bool pool_load(struct pool *pool, slot_t slot, void *page)
 	block_ref_t ref = find(pool, slot);
 	if (ref) {
 		const void *stored = block_store_get(pool->store, ref, &bytes);
-		memcpy(object, stored, MIN_OF(bytes, sizeof(object)));
+		memcpy(object, stored, bytes);
 	}
 	lock_drop(&pool->lock);
 	if (ref)
