@@ -170,11 +170,19 @@ static bool is_over(const struct container *c)
 	return m->resident - MIN_OF(leaves, m->resident) > charge_limit((struct charge *)&c->charge);
 }
 
-/* A fork's pages count as shared, or not, until they are measured: nobody is killed for an estimate. */
+/*
+ * A fork's pages count as shared, or not, until they are measured: nobody is killed for an estimate. All are held where that is possible: it takes
+ * tens of milliseconds where mappings are many, in which a program that goes on would grow by a lot, and what forks or ends would be counted
+ * twice or not at all.
+ */
 static bool is_over_when_measured(struct container *c)
 {
+	struct hold hold;
+	hold_members(c, &hold);
 	container_publish_figures(c);
-	return is_over(c);
+	bool over = is_over(c);
+	hold_release(&hold);
+	return over;
 }
 
 /* Which of the file pages are shared memory shows only when it is measured: for that, a small part of the time. */
@@ -248,17 +256,6 @@ static void decide(struct container *c)
 	free(tasks.items);
 }
 
-/* All are held for the measurement where that is possible: it takes a while, and what forks or ends in it would be counted twice or not at all. */
-static void measure_and_decide(struct container *c)
-{
-	struct hold hold;
-	hold_members(c, &hold);
-	bool over = is_over_when_measured(c);
-	hold_release(&hold);
-	if (over)
-		decide(c);
-}
-
 void container_consider_oom(struct container *c)
 {
 	if (victim_is_dying(c) || atomic_load(&c->exhaustion) == EXHAUSTED_NOT || !may_be_over(c)) {
@@ -274,7 +271,8 @@ void container_consider_oom(struct container *c)
 		return;
 	c->oom_unsure = 0;
 	c->oom_since_ns = 0;
-	measure_and_decide(c);
+	if (is_over_when_measured(c))
+		decide(c);
 }
 
 bool container_is_stopped(const struct container *c)
