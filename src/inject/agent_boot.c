@@ -333,6 +333,22 @@ static int make_task(struct birth *birth)
 	return r < 0 ? r : adopt_child(birth, clone_direct(birth));
 }
 
+/* The copy is not one load: what was written before the progress is read after it, not with it. */
+static int read_report(struct birth *birth)
+{
+	struct agent_boot_report *report = &birth->boot.report, rest;
+	const remote_addr_t at = birth->boot_page + offsetof(struct agent_boot, report);
+	int r = process_read(birth->memory, at + offsetof(struct agent_boot_report, progress), &report->progress, sizeof(report->progress));
+
+	if (r == 0)
+		r = process_read(birth->memory, at, &rest, sizeof(rest));
+	if (r < 0)
+		return r;
+	rest.progress = report->progress;
+	*report = rest;
+	return 0;
+}
+
 /* Waits until the agent has come as far as wanted; its own error when it says so. */
 static int wait_progress(struct birth *birth, uint32_t wanted)
 {
@@ -350,8 +366,7 @@ static int wait_progress(struct birth *birth, uint32_t wanted)
 
 	birth->what = steps[0];
 	for (;;) {
-		int r = process_read(birth->memory, birth->boot_page + offsetof(struct agent_boot, report), report,
-				     sizeof(*report));
+		int r = read_report(birth);
 
 		if (r < 0)
 			return r;
