@@ -9,7 +9,8 @@ import boxes
 
 def pytest_configure(config):
     boxes.become_subreaper()
-    for number in (signal.SIGINT, signal.SIGQUIT):  # a shell lets its background jobs ignore them, and what is ignored is inherited
+    # A shell lets its background jobs ignore the first two, nohup the third, and what is ignored is inherited.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 
