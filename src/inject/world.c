@@ -18,6 +18,7 @@
 struct world {
 	pid_t pid;
 	bool complete;
+	bool workers_work; /* at the last look at the list of threads */
 	remote_addr_t syscall_pc; /* 0: not looked for yet */
 	struct tracees threads;
 	struct world *next;
@@ -134,6 +135,20 @@ static int add_thread(struct world *world, pid_t tid)
 }
 
 /*
+ * io_uring's workers are threads of the process that never leave the kernel, so they stop for no tracer. Idle, they do nothing until a thread that
+ * is held gives them work.
+ */
+static bool is_kernel_worker(struct world *world, pid_t tid)
+{
+	struct process_info info;
+
+	if (tid == world->pid || process_info_read(tid, &info) < 0 || !info.is_kernel_thread)
+		return false;
+	world->workers_work = world->workers_work || info.state != 'S';
+	return true;
+}
+
+/*
  * Interrupts every thread that is not yet held; returns how many were new, or -errno. The leader, listed first, comes last and goes first: while it is
  * traced, a signal to the process that the program ignores is queued all the same, and wakes a thread that is not held, whose call reports EINTR then.
  * If the leader is late the others therefore stay traced until it is let go: what wakes them is then reported, and undone.
@@ -155,8 +170,10 @@ static int interrupt_new_threads(struct world *world)
 	}
 	if (nr < 0)
 		return nr == -ENOENT ? -ESRCH : nr;
+	world->workers_work = false;
 	for (int i = nr - 1; i >= 0; i--) {
-		int r = find_thread(world, tids[i]) ? -ESRCH : add_thread(world, tids[i]);
+		bool passed_over = find_thread(world, tids[i]) || is_kernel_worker(world, tids[i]);
+		int r = passed_over ? -ESRCH : add_thread(world, tids[i]);
 
 		if (r < 0 && r != -ESRCH)
 			return r;
@@ -388,7 +405,7 @@ int world_stop(pid_t pid, uint32_t timeout_us, struct world **ret_world)
 
 bool world_is_complete(const struct world *world)
 {
-	return world->complete;
+	return world->complete && !world->workers_work;
 }
 
 pid_t world_pid(const struct world *world)

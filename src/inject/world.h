@@ -35,7 +35,7 @@ int world_of_newborn(pid_t pid, struct world **ret_world);
 struct world *world_find(pid_t pid);
 bool world_holds(pid_t tid);
 
-/* True when every thread is stopped: then none is inside madvise, munmap or any other system call. */
+/* True when every thread is stopped, and io_uring's workers are idle: then none is inside madvise, munmap or any other system call. */
 bool world_is_complete(const struct world *world);
 
 pid_t world_pid(const struct world *world);

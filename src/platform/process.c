@@ -243,7 +243,7 @@ int process_sharing_read(pid_t pid, struct process_sharing *ret)
  * /proc/PID/stat: "pid (name) state ppid ...". The name may hold blanks and parentheses, so fields are counted from the last ')'.
  * Field numbers are those of proc(5); state is 3.
  */
-#define PF_KTHREAD 0x200000ull /* include/linux/sched.h */
+#define PF_IN_KERNEL_ONLY 0x204010ull /* PF_KTHREAD, PF_USER_WORKER, PF_IO_WORKER of include/linux/sched.h */
 enum stat_field { STAT_PARENT = 4, STAT_FLAGS = 9, STAT_MINOR_FAULTS = 10, STAT_START_TIME = 22, STAT_ARG_START = 48, STAT_ENV_END = 51 };
 
 static uint64_t stat_field(const char *after_name, int field)
@@ -276,7 +276,7 @@ int process_info_read(pid_t pid, struct process_info *ret)
 	snprintf(info.name, sizeof(info.name), "%s", open_paren + 1);
 	info.state = close_paren[2];
 	info.parent = (pid_t)stat_field(close_paren + 1, STAT_PARENT);
-	info.is_kernel_thread = stat_field(close_paren + 1, STAT_FLAGS) & PF_KTHREAD;
+	info.is_kernel_thread = stat_field(close_paren + 1, STAT_FLAGS) & PF_IN_KERNEL_ONLY;
 	info.start_time = stat_field(close_paren + 1, STAT_START_TIME);
 	info.arg_start = stat_field(close_paren + 1, STAT_ARG_START);
 	info.env_end = stat_field(close_paren + 1, STAT_ENV_END);

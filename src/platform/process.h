@@ -71,13 +71,13 @@ int process_minor_faults(pid_t pid, uint64_t *ret);
 struct process_info {
 	char name[16];
 	char state; /* R S D T t Z X */
-	bool is_kernel_thread;
+	bool is_kernel_thread; /* of the kernel itself, or a worker that it has made in a process (io_uring) */
 	pid_t parent;
 	uint64_t start_time;            /* clock ticks since boot: with the pid names a process for good */
 	remote_addr_t arg_start, env_end; /* 0 when not readable */
 };
 
-int process_info_read(pid_t pid, struct process_info *ret);
+int process_info_read(pid_t pid, struct process_info *ret); /* also of one thread, by its id */
 
 /* A line of /proc/PID/status that holds a number, or the first of several: "Uid", "TracerPid", ... 0, -ESRCH, or -ENODATA: no such line. */
 int process_status_number(pid_t pid, const char *key, long *ret);

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <liburing.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/seccomp.h>
@@ -50,6 +51,7 @@ enum job {
 	JOB_SPIN_THREADS = JOB_NR_BLOCKING, /* eight, until killed */
 	JOB_LEADER_EXITS,
 	JOB_VFORK,
+	JOB_RING, /* a worker of io_uring that waits */
 	JOB_MEMORY, /* serves commands on a memory area */
 };
 
@@ -297,6 +299,24 @@ static void take_on_trait(void)
 		_exit(1);
 }
 
+/* The read is handed to a worker at once, and nothing ever comes. */
+static void ring_victim(void)
+{
+	struct io_uring ring;
+	int ends[2];
+	char byte;
+
+	if (pipe(ends) < 0 || io_uring_queue_init(2, &ring, 0) < 0)
+		_exit(1);
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
+	io_uring_prep_read(sqe, ends[0], &byte, 1, 0);
+	sqe->flags |= IOSQE_ASYNC;
+	io_uring_submit(&ring);
+	board->ready = 1;
+	for (;;)
+		pause();
+}
+
 static void become_victim(enum job job)
 {
 	struct sigaction action = {.sa_handler = count_signal};
@@ -311,6 +331,8 @@ static void become_victim(enum job job)
 		spinning_victim(job == JOB_LEADER_EXITS);
 	else if (job == JOB_VFORK)
 		vforking_victim();
+	else if (job == JOB_RING)
+		ring_victim();
 	else
 		memory_victim();
 	_exit(1);
@@ -483,6 +505,24 @@ static void test_leader_has_exited(void **state)
 	assert_int_equal(agent_create(world, &plain, &agent, &what), 0);
 	world_resume(world);
 	drop(agent);
+	end_victim(pid);
+}
+
+/* A worker of io_uring is listed as a thread of the process, and never stops: it is not the one that lends itself. */
+static void test_kernel_worker(void **state)
+{
+	const uint64_t none[6] = {0};
+	pid_t pid = start_victim(JOB_RING), tids[4];
+	struct world *world = NULL;
+
+	assert_int_equal(process_threads(pid, tids, ARRAY_LEN(tids)), 2);
+	for (int i = 0; i < 20; i++) {
+		assert_int_equal(world_stop(pid, STOP_TIMEOUT_US, &world), 0);
+		assert_true(world_is_complete(world));
+		assert_int_equal(world_thread(world), pid);
+		assert_int_equal(world_syscall(world, SYS_getpid, none), pid);
+		world_resume(world);
+	}
 	end_victim(pid);
 }
 
@@ -933,6 +973,7 @@ int main(void)
 		cmocka_unit_test(test_calls_survive_an_injection),
 		cmocka_unit_test(test_stop_time),
 		cmocka_unit_test(test_leader_has_exited),
+		cmocka_unit_test(test_kernel_worker),
 		cmocka_unit_test(test_job_control),
 		cmocka_unit_test(test_late_stopper),
 		cmocka_unit_test(test_death_while_held),
