@@ -4,7 +4,7 @@ CHECK_BUILD ?= build-check
 MESON ?= meson
 C_FILES = $(wildcard $(addsuffix /*.[ch],src/* src/*/* src/*/*/* include tests/* bench))
 
-.PHONY: all demo check install clean format bench
+.PHONY: all demo check install clean format bench torture
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -32,6 +32,10 @@ bench:
 	@tools/install-deps bench
 	@$(MAKE) --no-print-directory all
 	@MEMBOX_BUILD=$(BUILD) bench/run $(BENCH)
+
+# Random operations on memory, in containers whose limit changes all the time: TORTURE="--minutes 60", --seed N ... (tests/torture/torture.py --help)
+torture: all
+	@MEMBOX=$(BUILD)/membox tests/torture/torture.py $(TORTURE)
 
 format:
 	clang-format -i $(C_FILES)

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""torture: runs the torture program in containers, over seeds, 1 and 8 processes and limits from 5 % to 50 % of its size, while its limit changes all the time.
+A run fails when the program sees a wrong byte, when it does not end, or when the swap file's books do not balance at its end. What is random comes
+from the seed; how threads and limits meet does not. Prints a line for each run; exit status 1 when one has failed."""
+import argparse
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MEMBOX = pathlib.Path(os.environ.get("MEMBOX", ROOT / "build/membox")).absolute()
+sys.path.insert(0, str(ROOT / "tests/e2e"))
+BOOKS = ("do not balance", "were not given back")  # what the keeper says with MEMBOX_DEBUG when slots are lost
+OVERHEAD_S = 120  # after the program's own time: it reads all of its memory once more, most of it from the file
+
+
+def state_of(process, name):
+    """What everyone is doing; for the report of a hang."""
+    import boxes
+    stat = subprocess.run([MEMBOX, "stat", name, "--json"], capture_output=True, text=True, timeout=20)
+    return f"{stat.stdout}{stat.stderr}\n{boxes.describe(process.pid)}"
+
+
+def change_limits(process, name, limits, chance, until):
+    """False: the program has not ended in time."""
+    while process.poll() is None:
+        if time.monotonic() > until:
+            return False
+        subprocess.run([MEMBOX, "set", name, "--limit", str(chance.choice(limits))], stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=chance.uniform(0.05, 1))
+        except subprocess.TimeoutExpired:
+            pass
+    return True
+
+
+def torture(folder, seed, processes, seconds, size_mb, options):
+    """None when all was right, else what was wrong."""
+    chance = random.Random(f"{seed} {processes}")
+    threads = 4 if processes == 1 else 2
+    least = max(size_mb * 5 // 100, 4 + 3 * processes)  # a process needs some pages to go on at all
+    limits = [size_mb * percent // 100 << 20 for percent in range(5, 51) if size_mb * percent // 100 >= least]
+    name, output = f"torture-{os.getpid()}", folder / "output"
+    command = [MEMBOX, "run", "--name", name, "--limit", str(chance.choice(limits)), "--swap", folder / "swap", *options, "--", TORTURE,
+               str(seed), str(seconds), str(size_mb), str(threads), str(processes), folder]
+    with open(output, "w+") as file:
+        process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+                                   env={**os.environ, "MEMBOX_DEBUG": "1"})
+        try:
+            in_time = change_limits(process, name, limits, chance, time.monotonic() + seconds + OVERHEAD_S)
+            report = "" if in_time else state_of(process, name)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    text = output.read_text()
+    print(f"seed {seed}, {processes} process(es), limits from {limits[0] >> 20} MiB: {' '.join(re.findall(r'steps=.*', text)) or 'not done'}", flush=True)
+    if not in_time:
+        return f"it has not ended\n{report}\n{text[-3000:]}"
+    if process.returncode or "right" not in text.splitlines() or any(words in text for words in BOOKS):
+        return f"status {process.returncode}\n{text[-3000:]}"
+    return None
+
+
+TORTURE = MEMBOX.parent / "tests/torture/torture"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=20, help="the program's time in each run (default 20)")
+    parser.add_argument("--minutes", type=float, help="seeds are taken until this time is over (default: --seeds)")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed (default 1)")
+    parser.add_argument("--seeds", type=int, default=5, help="how many (default 5)")
+    parser.add_argument("--size-mb", type=int, default=256, help="memory of the program in MiB (default 256)")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 8], help="default: 1 and 8")
+    parser.add_argument("--option", action="append", default=[], help="goes to membox run, may be repeated")
+    options = parser.parse_args()
+    begin, runs, failed, seed = time.monotonic(), 0, 0, options.seed
+
+    def goes_on():
+        return time.monotonic() - begin < options.minutes * 60 if options.minutes else seed < options.seed + options.seeds
+
+    while goes_on():
+        for processes in options.processes:
+            with tempfile.TemporaryDirectory(prefix="membox-torture-", dir=os.environ.get("MEMBOX_TEST_FOLDER", "/var/tmp")) as folder:
+                wrong = torture(pathlib.Path(folder), seed, processes, options.seconds, options.size_mb, options.option)
+            runs += 1
+            failed += wrong is not None
+            if wrong:
+                print(f"FAILED: seed {seed}, {processes} process(es): {wrong}", flush=True)
+        seed += 1
+    print(f"{runs} runs, {seed - options.seed} seeds, {(time.monotonic() - begin) / 60:.1f} minutes: {failed} failed")
+    return failed > 0
+
+
+sys.exit(main())
