@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""torture: runs the torture program in containers, over seeds, 1 and 8 processes and limits from 5 % to 50 % of its size, while its limit changes all the time.
+"""torture: runs the torture program in containers, over seeds, 1 and 8 processes and limits from 5 % to 50 % of its size, while its limit changes all the time,
+and now and then all of its memory is asked for or it is parked.
 A run fails when the program sees a wrong byte, when it does not end, or when the swap file's books do not balance at its end. What is random comes
 from the seed; how threads and limits meet does not. Prints a line for each run; exit status 1 when one has failed."""
 import argparse
@@ -26,12 +27,20 @@ def state_of(process, name):
     return f"{stat.stdout}{stat.stderr}\n{boxes.describe(process.pid)}"
 
 
-def change_limits(process, name, limits, chance, until):
+def disturb(name, limits, chance):
+    """A verb that comes when the program has just ended is refused."""
+    lot = chance.random()
+    verbs = [["set", name, "--limit", str(chance.choice(limits))]] if lot < 0.8 else [["reclaim", name, "all"]] if lot < 0.9 else [["park", name], ["unpark", name]]
+    for verb in verbs:
+        subprocess.run([MEMBOX, *verb], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=OVERHEAD_S)
+
+
+def disturb_until_it_ends(process, name, limits, chance, until):
     """False: the program has not ended in time."""
     while process.poll() is None:
         if time.monotonic() > until:
             return False
-        subprocess.run([MEMBOX, "set", name, "--limit", str(chance.choice(limits))], stderr=subprocess.DEVNULL)
+        disturb(name, limits, chance)
         try:
             process.wait(timeout=chance.uniform(0.05, 1))
         except subprocess.TimeoutExpired:
@@ -52,7 +61,7 @@ def torture(folder, seed, processes, seconds, size_mb, options):
         process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
                                    env={**os.environ, "MEMBOX_DEBUG": "1"})
         try:
-            in_time = change_limits(process, name, limits, chance, time.monotonic() + seconds + OVERHEAD_S)
+            in_time = disturb_until_it_ends(process, name, limits, chance, time.monotonic() + seconds + OVERHEAD_S)
             report = "" if in_time else state_of(process, name)
         finally:
             if process.poll() is None:
