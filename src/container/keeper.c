@@ -208,6 +208,8 @@ static void reap_children(struct keeper *k)
 			continue;
 		if (waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WSTOPPED | WNOHANG | __WALL) < 0)
 			continue;
+		if (info.si_code == CLD_TRAPPED)
+			world_let_stranger_go(info.si_pid, info.si_status);
 		bool ended = info.si_code == CLD_EXITED || info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED;
 		if (info.si_pid == c->isolation.init && ended)
 			init_ended(c, info.si_code == CLD_EXITED);

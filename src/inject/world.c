@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/monotonic.h"
+#include "inject/report.h"
 #include "inject/tracees.h"
 #include "inject/ward.h"
 #include "platform/process.h"
@@ -332,6 +333,12 @@ bool world_holds(pid_t tid)
 		if (find_thread(world, tid))
 			return true;
 	return false;
+}
+
+void world_let_stranger_go(pid_t tid, int report)
+{
+	if (!world_holds(tid) && !world_is_late(tid))
+		ptrace(PTRACE_DETACH, tid, NULL, (void *)(intptr_t)report_signal(report));
 }
 
 int world_of_newborn(pid_t pid, struct world **ret_world)

@@ -31,6 +31,12 @@ int world_wait(struct world *world, uint32_t timeout_us);
 /* A process of one thread that stands in the stop of its birth, traced since then (ward.h). 0 or -ENOMEM. */
 int world_of_newborn(pid_t pid, struct world **ret_world);
 
+/*
+ * A task that stands in a stop which has been reported, if it is in no world: the program has cloned it (CLONE_PTRACE) from a thread that was held just then,
+ * so that the kernel has made it our tracee too.
+ */
+void world_let_stranger_go(pid_t tid, int report);
+
 /* The world in which a process is held, or NULL; true when a thread is. */
 struct world *world_find(pid_t pid);
 bool world_holds(pid_t tid);
