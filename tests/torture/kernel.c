@@ -5,13 +5,6 @@
 
 #include "torture.h"
 
-/* The model follows a copy of page `from` to page `to`. */
-static void note_copy(struct area *a, size_t from, size_t to)
-{
-	CHECK(from == to || !(a->model[from] & MAY_BE_ZERO), "a copy of what may be zero");
-	a->model[to] = a->model[from];
-}
-
 /* A page whose content is known for certain, and one to copy it to. */
 static bool choose_two(struct area *a, struct range range, size_t *ret_from, size_t *ret_to)
 {
@@ -33,38 +26,34 @@ static void receive_page(struct area *a, int fd, size_t to)
 	}
 }
 
-static void copy_by_pipe(struct area *a, struct range range)
+static void copy_through(struct area *a, struct range range, const int ends[2], bool by_reference)
 {
 	size_t from, to;
-	int ends[2];
-	if (!choose_two(a, range, &from, &to))
-		return;
-	CHECK(!pipe2(ends, O_CLOEXEC), "pipe");
-	if (random_next(&a->state) % 2) {
+	if (choose_two(a, range, &from, &to)) {
 		struct iovec source = {page_of(a, from), PAGE_BYTES};
-		CHECK(vmsplice(ends[1], &source, 1, 0) == (ssize_t)PAGE_BYTES, "vmsplice");
-	} else {
-		CHECK(write(ends[1], page_of(a, from), PAGE_BYTES) == (ssize_t)PAGE_BYTES, "write");
+		ssize_t n = by_reference ? vmsplice(ends[1], &source, 1, 0)
+					 : write(ends[1], source.iov_base, source.iov_len);
+		CHECK(n == (ssize_t)PAGE_BYTES, "write or vmsplice");
+		read_range(a, range);
+		receive_page(a, ends[0], to);
+		a->model[to] = a->model[from];
 	}
-	read_range(a, range);
-	receive_page(a, ends[0], to);
 	close(ends[0]);
 	close(ends[1]);
-	note_copy(a, from, to);
+}
+
+static void copy_by_pipe(struct area *a, struct range range)
+{
+	int ends[2];
+	CHECK(!pipe2(ends, O_CLOEXEC), "pipe");
+	copy_through(a, range, ends, random_next(&a->state) % 2);
 }
 
 static void copy_by_socket(struct area *a, struct range range)
 {
-	size_t from, to;
 	int ends[2];
-	if (!choose_two(a, range, &from, &to))
-		return;
 	CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), "socketpair");
-	CHECK(send(ends[1], page_of(a, from), PAGE_BYTES, 0) == (ssize_t)PAGE_BYTES, "send");
-	receive_page(a, ends[0], to);
-	close(ends[0]);
-	close(ends[1]);
-	note_copy(a, from, to);
+	copy_through(a, range, ends, false);
 }
 
 static void copy_by_process_vm(struct area *a, struct range range)
@@ -77,7 +66,7 @@ static void copy_by_process_vm(struct area *a, struct range range)
 	ssize_t n = reads ? process_vm_readv(getpid(), &target, 1, &source, 1, 0)
 			  : process_vm_writev(getpid(), &source, 1, &target, 1, 0);
 	CHECK(n == (ssize_t)PAGE_BYTES, "process_vm");
-	note_copy(a, from, to);
+	a->model[to] = a->model[from];
 }
 
 static void copy_by_file(struct area *a, struct range range)
@@ -88,7 +77,7 @@ static void copy_by_file(struct area *a, struct range range)
 		return;
 	CHECK(pwrite(a->file, page_of(a, from), PAGE_BYTES, at) == (ssize_t)PAGE_BYTES, "pwrite");
 	CHECK(pread(a->file, page_of(a, to), PAGE_BYTES, at) == (ssize_t)PAGE_BYTES, "pread");
-	note_copy(a, from, to);
+	a->model[to] = a->model[from];
 }
 
 static int complete(struct io_uring *ring)
@@ -116,7 +105,7 @@ static void copy_by_ring(struct area *a, struct range range)
 		read_range(a, range_choose(a, 64));
 		io_uring_prep_read_fixed(io_uring_get_sqe(&ring), a->file, page_of(a, to), PAGE_BYTES, at, 0);
 		CHECK(complete(&ring) == (int)PAGE_BYTES, "read_fixed");
-		note_copy(a, from, to);
+		a->model[to] = a->model[from];
 		read_range(a, range);
 	}
 	io_uring_queue_exit(&ring);

@@ -3,8 +3,6 @@
  * usage: torture SEED SECONDS SIZE_MB [THREADS=4 [PROCESSES=1 [FOLDER=.]]]
  * A failure names the seed, the step and the operation. The processes count together in shared memory.
  */
-#include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <sys/wait.h>
 
@@ -117,12 +115,10 @@ void wait_for_child(pid_t pid, int wanted_status)
 static const struct operation *choose_operation(struct area *a)
 {
 	static const struct operation *const tables[] = {layout_operations, kernel_operations, task_operations};
-	static unsigned total;
-	unsigned sum = 0;
-	for (size_t t = 0; !total && t < 3; t++)
+	unsigned total = 0;
+	for (size_t t = 0; t < 3; t++)
 		for (const struct operation *op = tables[t]; op->name; op++)
-			sum += op->weight;
-	total = total ? total : sum;
+			total += op->weight;
 	unsigned lot = (unsigned)(random_next(&a->state) % total);
 	for (size_t t = 0; t < 3; t++)
 		for (const struct operation *op = tables[t]; op->name; lot -= op->weight, op++)

@@ -28,38 +28,43 @@ static void fork_and_check(struct area *a, struct range range)
 	read_range(a, range);
 }
 
-static void fork_wiped(struct area *a, struct range range)
+/* A child that does not inherit the range as it is: what it does with it, and how it must end. */
+static void fork_advised(struct area *a, struct range range, int advice, int undo,
+			 void (*child)(const char *start, size_t nr_pages), int status)
 {
 	char *start = page_of(a, range.first);
 	map_holes(a, range);
-	CHECK(!madvise(start, range.count * PAGE_BYTES, MADV_WIPEONFORK), "WIPEONFORK");
+	CHECK(!madvise(start, range.count * PAGE_BYTES, advice), "madvise %d", advice);
 	pid_t pid = fork();
 	CHECK(pid >= 0, "fork");
 	if (!pid) {
-		pages_check_zero(start, range.count, "wiped on fork");
+		child(start, range.count);
 		_exit(0);
 	}
-	wait_for_child(pid, 0);
-	CHECK(!madvise(start, range.count * PAGE_BYTES, MADV_KEEPONFORK), "KEEPONFORK");
+	wait_for_child(pid, status);
+	CHECK(!madvise(start, range.count * PAGE_BYTES, undo), "madvise %d", undo);
 	read_range(a, range);
 }
 
-/* The child must end by SIGSEGV where it has not inherited, and is right elsewhere. */
+static void find_zeros(const char *start, size_t nr_pages)
+{
+	pages_check_zero(start, nr_pages, "wiped on fork");
+}
+
+static void fork_wiped(struct area *a, struct range range)
+{
+	fork_advised(a, range, MADV_WIPEONFORK, MADV_KEEPONFORK, find_zeros, 0);
+}
+
+static void find_nothing(const char *start, size_t nr_pages)
+{
+	signal(SIGSEGV, SIG_DFL);
+	*(const volatile char *)start;
+}
+
 static void fork_without(struct area *a, struct range range)
 {
-	char *start = page_of(a, range.first);
-	map_holes(a, range);
-	CHECK(!madvise(start, range.count * PAGE_BYTES, MADV_DONTFORK), "DONTFORK");
-	pid_t pid = fork();
-	CHECK(pid >= 0, "fork");
-	if (!pid) {
-		signal(SIGSEGV, SIG_DFL);
-		*(volatile char *)start;
-		_exit(0);
-	}
-	wait_for_child(pid, SIGSEGV);
-	CHECK(!madvise(start, range.count * PAGE_BYTES, MADV_DOFORK), "DOFORK");
-	read_range(a, range);
+	fork_advised(a, range, MADV_DONTFORK, MADV_DOFORK, find_nothing, SIGSEGV);
 }
 
 static void exec_true(struct area *a, struct range range)
