@@ -1,6 +1,4 @@
 """Everything that a program can do to its memory, at random, while its limit changes: a short run of tests/torture (docs/reliability.md)."""
-import os
-
 import pytest
 
 from boxes import MEMBOX, ROOT, execute, need_membox, scale
@@ -13,5 +11,5 @@ def test_torture(processes):
     if not program.exists():
         pytest.skip(f"{program} is not built")
     status, stdout, stderr, _ = execute([ROOT / "tests/torture/torture.py", "--seed", 7, "--seeds", scale(1, 10), "--seconds", scale(8, 20), "--processes", processes],
-                                        env={"MEMBOX": str(MEMBOX), **os.environ})
+                                        env={"MEMBOX": str(MEMBOX)})
     assert status == 0, f"{stdout.decode()[-4000:]}\n{stderr[-2000:]}"

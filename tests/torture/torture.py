@@ -13,18 +13,24 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+from processes import describe  # noqa: E402, it lies in another folder
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MEMBOX = pathlib.Path(os.environ.get("MEMBOX", ROOT / "build/membox")).absolute()
-sys.path.insert(0, str(ROOT / "tests/e2e"))
+TORTURE = MEMBOX.parent / "tests/torture/torture"
 BOOKS = ("do not balance", "were not given back")  # what the keeper says with MEMBOX_DEBUG when slots are lost
 OVERHEAD_S = 120  # after the program's own time: it reads all of its memory once more, most of it from the file
 
 
+def ask(verb, seconds):
+    """What membox answers, in a time after which it is ended: a keeper may hang."""
+    return subprocess.run(["timeout", str(seconds), MEMBOX, *verb], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+
+
 def state_of(process, name):
     """What everyone is doing; for the report of a hang."""
-    import boxes
-    stat = subprocess.run([MEMBOX, "stat", name, "--json"], capture_output=True, text=True, timeout=20)
-    return f"{stat.stdout}{stat.stderr}\n{boxes.describe(process.pid)}"
+    return f"{describe(process.pid)}\n{ask(['stat', name, '--json'], 20)}"
 
 
 def disturb(name, limits, chance):
@@ -32,7 +38,7 @@ def disturb(name, limits, chance):
     lot = chance.random()
     verbs = [["set", name, "--limit", str(chance.choice(limits))]] if lot < 0.8 else [["reclaim", name, "all"]] if lot < 0.9 else [["park", name], ["unpark", name]]
     for verb in verbs:
-        subprocess.run([MEMBOX, *verb], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=OVERHEAD_S)
+        ask(verb, OVERHEAD_S)
 
 
 def disturb_until_it_ends(process, name, limits, chance, until):
@@ -74,9 +80,6 @@ def torture(folder, seed, processes, seconds, size_mb, options):
     if process.returncode or "right" not in text.splitlines() or any(words in text for words in BOOKS):
         return f"status {process.returncode}\n{text[-3000:]}"
     return None
-
-
-TORTURE = MEMBOX.parent / "tests/torture/torture"
 
 
 def main():
