@@ -139,13 +139,13 @@ static int add_thread(struct world *world, pid_t tid)
  * io_uring's workers are threads of the process that never leave the kernel, so they stop for no tracer. Idle, they do nothing until a thread that
  * is held gives them work.
  */
-static bool is_kernel_worker(struct world *world, pid_t tid)
+static bool is_kernel_worker(const struct world *world, pid_t tid, bool *ret_works)
 {
 	struct process_info info;
 
 	if (tid == world->pid || process_info_read(tid, &info) < 0 || !info.is_kernel_thread)
 		return false;
-	world->workers_work = world->workers_work || info.state != 'S';
+	*ret_works = info.state != 'S';
 	return true;
 }
 
@@ -173,9 +173,16 @@ static int interrupt_new_threads(struct world *world)
 		return nr == -ENOENT ? -ESRCH : nr;
 	world->workers_work = false;
 	for (int i = nr - 1; i >= 0; i--) {
-		bool passed_over = find_thread(world, tids[i]) || is_kernel_worker(world, tids[i]);
-		int r = passed_over ? -ESRCH : add_thread(world, tids[i]);
+		bool works;
+		int r;
 
+		if (find_thread(world, tids[i]))
+			continue;
+		if (is_kernel_worker(world, tids[i], &works)) {
+			world->workers_work |= works;
+			continue;
+		}
+		r = add_thread(world, tids[i]);
 		if (r < 0 && r != -ESRCH)
 			return r;
 		nr_new += r == 0;
@@ -337,7 +344,7 @@ bool world_holds(pid_t tid)
 
 void world_let_stranger_go(pid_t tid, int report)
 {
-	if (!world_holds(tid) && !world_is_late(tid))
+	if (!world_holds(tid))
 		ptrace(PTRACE_DETACH, tid, NULL, (void *)(intptr_t)report_signal(report));
 }
 

@@ -32,8 +32,8 @@ int world_wait(struct world *world, uint32_t timeout_us);
 int world_of_newborn(pid_t pid, struct world **ret_world);
 
 /*
- * A task that stands in a stop which has been reported, if it is in no world: the program has cloned it (CLONE_PTRACE) from a thread that was held just then,
- * so that the kernel has made it our tracee too.
+ * A task that stands in a stop which has been reported and is not a late one's, if it is in no world: the program has cloned it (CLONE_PTRACE) from a
+ * thread that was held just then, so that the kernel has made it our tracee too.
  */
 void world_let_stranger_go(pid_t tid, int report);
 
