@@ -97,6 +97,7 @@ struct container {
 	uint32_t crowd;   /* runnable tasks of the system for each processor, at least 1 */
 	bool is_crowded;
 	pid_t newest_pid; /* at the last walk over the member tree */
+	bool is_settled;  /* nobody had forked since the walk before it */
 	uint64_t last_usage, quiet_ticks;
 	uint32_t oom_unsure; /* stalls in a row that found nothing but could not hold every thread */
 	uint64_t oom_killed_ns; /* when somebody was killed, as long as its end is awaited; 0: nobody */

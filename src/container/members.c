@@ -48,6 +48,14 @@ struct member *members_find(struct members *members, pid_t pid)
 	return NULL;
 }
 
+bool members_share_memory(const struct members *members)
+{
+	for (uint32_t i = 0; i < members->nr; i++)
+		if (members->items[i].same_memory)
+			return true;
+	return false;
+}
+
 static int open_statm(pid_t task)
 {
 	char path[64];

@@ -108,5 +108,8 @@ void member_kill(struct member *member, int signal);
 
 struct member *members_find(struct members *members, pid_t pid);
 
+/* Somebody shares another member's address space, as far as the last walk knows. */
+bool members_share_memory(const struct members *members);
+
 /* Any thread: up to max pids of members that stay; returns the count. */
 uint32_t members_copy_pids(struct members *members, pid_t *pids, uint32_t max);

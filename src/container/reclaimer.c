@@ -22,7 +22,6 @@
 #define MAX_SPACES 1024
 #define MAX_MEMBERS 4096
 #define FILE_INTERVAL_NS 100000000ull /* between two rounds over the file pages, unless nothing else is left */
-#define IDLE_MS 100
 #define POOL_AUTO_PERCENT 80 /* of the memory that the container may have */
 #define POOL_LEAVES ((8ull << 20) >> PAGE_SHIFT) /* at least, in pages, so that a small container is not all pool */
 #define POOL_MAX_PERCENT 90  /* the program needs some pages in memory to go on at all */
@@ -290,7 +289,7 @@ static void *reclaimer_main(void *argument)
 	scheduling_give_way();
 	while (!atomic_load(&r->stop)) {
 		struct pollfd wait = {.fd = r->event, .events = POLLIN};
-		bool kicked = poll(&wait, 1, IDLE_MS) > 0;
+		bool kicked = poll(&wait, 1, -1) > 0;
 		if (kicked && read(r->event, &count, sizeof(count)) < 0 && errno != EAGAIN)
 			log_debug("reclaim: eventfd: errno %d", errno);
 		atomic_store(&r->kicked, false);

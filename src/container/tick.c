@@ -24,6 +24,7 @@
 #define CHANGING_INTERVAL_NS 5000000ull /* the highest usage is to be seen */
 #define QUIET_TICKS 50               /* ticks without change before the interval grows */
 #define REFRESH_NS 20000000ull       /* the member tree is walked at least this often ... */
+#define REFRESH_CALM_NS 250000000ull /* (far from the limit with a tree at rest: this often) */
 #define REFRESH_LEAST_NS 500000ull   /* ... and at most this often, or this share of the time, when processes are started */
 #define REFRESH_SHARE 20
 #define REFRESH_SHARE_CLOSED 5
@@ -70,17 +71,22 @@ static void adapt_to_crowd(struct container *c, uint32_t runnable)
 		scheduling_preempt();
 }
 
-/* Walks the member tree: soon when somebody has forked, now and then to see who has ended. */
+/*
+ * Walks the member tree: soon when somebody has forked, now and then to see who has ended. A number is given to a task shortly before it shows among its
+ * parent's children, and a child of vfork counts nothing until it is seen to have its own memory: in both cases the next walk is not left for later.
+ */
 static void refresh(struct container *c, uint64_t now)
 {
 	uint64_t since = now - c->last_refresh_ns;
 	if (since < MAX_OF(c->refresh_took_ns * (c->closed ? REFRESH_SHARE_CLOSED : REFRESH_SHARE), REFRESH_LEAST_NS) && since < REFRESH_NS)
 		return;
+	bool is_calm = !c->closed && c->is_settled && !members_share_memory(&c->members);
 	struct system_activity activity = {0};
 	system_activity_read(&activity);
 	adapt_to_crowd(c, activity.runnable);
-	if (activity.newest_pid == c->newest_pid && since < REFRESH_NS)
+	if (activity.newest_pid == c->newest_pid && since < (is_calm ? REFRESH_CALM_NS : REFRESH_NS))
 		return;
+	c->is_settled = activity.newest_pid == c->newest_pid;
 	c->newest_pid = activity.newest_pid;
 	c->last_refresh_ns = now;
 	uint64_t begin = thread_time_ns(); /* a busy machine makes it no dearer */
