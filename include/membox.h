@@ -71,6 +71,14 @@ int membox_swapon(struct membox *m, const char *path, uint64_t size);     /* siz
 int membox_swapoff(struct membox *m);                                     /* (waits) */
 int membox_release(struct membox *m);                                     /* (waits) */
 
+/* What a checkpoint took: pages in the folder's swap file, those written for it, and how long nobody ran. */
+struct membox_checkpoint_result {
+	uint64_t pages, written, frozen_us;
+};
+
+/* (waits) path is absolute. The container ends unless it is left running. */
+int membox_checkpoint(struct membox *m, const char *path, bool leave_running, struct membox_checkpoint_result *ret);
+
 /*
  * Calls each() with the name of each container of this user that lives, in no order. Leftovers of containers whose keeper was killed are
  * removed. 0, or what each() returned when that was not 0 (it ends the listing), or as membox_connect. Does not touch the connection.

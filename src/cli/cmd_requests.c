@@ -1,6 +1,5 @@
 /* The verbs that ask a container for one thing: set, reclaim, park, unpark, kill, wait, swapon, swapoff, release. */
 #include <errno.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -188,20 +187,6 @@ int cmd_wait(int argc, char **argv)
 	return r ? EXIT_MEMBOX_FAILED : status;
 }
 
-/* The keeper has a working directory of its own. NULL after one line on stderr. */
-static char *absolute_path(const char *path)
-{
-	char folder[PATH_MAX], *whole;
-
-	if (path[0] == '/')
-		return strdup(path);
-	if (!path[0] || !getcwd(folder, sizeof(folder)) || asprintf(&whole, "%s/%s", folder, path) < 0) {
-		log_error("swapon: '%s': %s", path, path[0] ? strerror(errno) : "not a path");
-		return NULL;
-	}
-	return whole;
-}
-
 int cmd_swapon(int argc, char **argv)
 {
 	static const char usage[] = "Usage: membox swapon NAME FILE [--size SIZE]\n"
@@ -228,7 +213,7 @@ int cmd_swapon(int argc, char **argv)
 		r = read_size("--size", request_value(&line, REQUEST_SIZE), &size);
 	if (r)
 		return r;
-	path = absolute_path(line.words[1]);
+	path = request_absolute_path("swapon", line.words[1]);
 	if (!path)
 		return EXIT_MEMBOX_FAILED;
 	r = request_connect(line.words[0], ANSWER_TIMEOUT_MS, &m);

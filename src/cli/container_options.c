@@ -25,7 +25,7 @@ enum run_option {
 	OPT_POOL,
 	OPT_OOM,
 	OPT_STATS,
-	OPT_ISOLATE, /* from here on: of `run` only */
+	OPT_ISOLATE, /* from here on: of what starts a program */
 	OPT_DETACH,
 	OPT_END,
 };
@@ -52,6 +52,18 @@ static const char *given(const struct container_options *request, enum run_optio
 	return request->text[option - OPT_NAME];
 }
 
+static bool is_option_of(const char *verb, enum run_option option)
+{
+	if (!strcmp(verb, "restore"))
+		return option != OPT_ISOLATE && option != OPT_NO_SWAP;
+	return option < OPT_ISOLATE || !strcmp(verb, "run");
+}
+
+bool container_options_have_limit(const struct container_options *options_given)
+{
+	return given(options_given, OPT_LIMIT);
+}
+
 /* An option without value holds "". */
 int container_options_parse(const char *verb, int argc, char **argv, struct container_options *request)
 {
@@ -66,8 +78,8 @@ int container_options_parse(const char *verb, int argc, char **argv, struct cont
 		}
 		if (c == '?' || c == ':')
 			return option_error(verb, options, c, argv);
-		if (c >= OPT_ISOLATE && strcmp(verb, "run") != 0) {
-			log_error("--%s: is of `membox run` only (see `membox %s --help`)", options[index].name, verb);
+		if (!is_option_of(verb, (enum run_option)c)) {
+			log_error("--%s: is not an option of this verb (see `membox %s --help`)", options[index].name, verb);
 			return EXIT_MEMBOX_FAILED;
 		}
 		if (given(request, (enum run_option)c)) {

@@ -1,4 +1,4 @@
-/* The options of the verbs that make a container: run, attach. */
+/* The options of the verbs that make a container: run, attach, restore. */
 #pragma once
 
 #include "container/run.h"
@@ -25,6 +25,8 @@ int container_options_parse(const char *verb, int argc, char **argv, struct cont
  */
 int container_options_apply(const struct container_options *options, const char *base, struct run_config *config, struct container_storage *storage);
 void container_storage_release(struct container_storage *storage);
+
+bool container_options_have_limit(const struct container_options *options);
 
 /*
  * container_run with a control socket; prints the name of a detached container. A name in use is an error; where no folder can be made the

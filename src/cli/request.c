@@ -1,5 +1,8 @@
 #include "cli/request.h"
 
+#include <unistd.h>
+#include <stdlib.h>
+#include <limits.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -116,4 +119,17 @@ void print_object(json_object *object, bool on_one_line)
 	const char *text = json_object_to_json_string_ext(object, flags);
 
 	puts(text ? text : "null");
+}
+
+char *request_absolute_path(const char *verb, const char *path)
+{
+	char folder[PATH_MAX], *whole;
+
+	if (path[0] == '/')
+		return strdup(path);
+	if (!path[0] || !getcwd(folder, sizeof(folder)) || asprintf(&whole, "%s/%s", folder, path) < 0) {
+		log_error("%s: '%s': %s", verb, path, path[0] ? strerror(errno) : "not a path");
+		return NULL;
+	}
+	return whole;
 }

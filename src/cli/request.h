@@ -21,6 +21,7 @@ enum request_option {
 	REQUEST_SIZE,
 	REQUEST_SIGNAL,
 	REQUEST_WATCH,
+	REQUEST_LEAVE_RUNNING,
 	REQUEST_END,
 };
 
@@ -41,6 +42,9 @@ struct request_line {
 
 /* Options may stand before and after NAME. 0, or the exit code after one line on stderr. */
 int request_parse(int argc, char **argv, const struct request_syntax *syntax, struct request_line *ret);
+
+/* The keeper has a working directory of its own. The caller frees; NULL after one line on stderr. */
+char *request_absolute_path(const char *verb, const char *path);
 
 const char *request_value(const struct request_line *line, enum request_option option);
 

@@ -18,5 +18,8 @@ int cmd_wait(int argc, char **argv);
 int cmd_swapon(int argc, char **argv);
 int cmd_swapoff(int argc, char **argv);
 int cmd_release(int argc, char **argv);
+int cmd_checkpoint(int argc, char **argv);
+int cmd_restore(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_version(int argc, char **argv);

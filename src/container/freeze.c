@@ -49,6 +49,7 @@ void container_thaw_all(struct container *c)
 {
 	container_thaw(c, FREEZER_PARK);
 	container_thaw(c, FREEZER_OOM);
+	container_thaw(c, FREEZER_CHECKPOINT);
 }
 
 bool container_is_frozen_by(const struct container *c, enum freezer who)

@@ -12,6 +12,7 @@ struct container;
 enum freezer {
 	FREEZER_PARK = 1,
 	FREEZER_OOM = 2,
+	FREEZER_CHECKPOINT = 4,
 };
 
 /*

@@ -145,6 +145,16 @@ static struct report start_program(struct container *c, const struct start_state
 	return error ? (struct report){.kind = REPORT_EXEC_FAILED, .value = error} : (struct report){.kind = REPORT_STARTED, .value = pid};
 }
 
+static struct report start_restored(struct container *c)
+{
+	const struct restore_source *restore = c->config->restore;
+	pid_t pid = restore->create(restore->context, c);
+	if (pid < 0)
+		return (struct report){.kind = REPORT_FAILED};
+	c->program = pid;
+	return (struct report){.kind = REPORT_STARTED, .value = pid};
+}
+
 static struct report start_attached(struct container *c)
 {
 	return container_attach(c) < 0 ? (struct report){.kind = REPORT_FAILED} : (struct report){.kind = REPORT_STARTED, .value = c->program};
@@ -384,8 +394,8 @@ static void shut_down(struct keeper *k)
 			  c->config->name);
 	if (c->swap && log_debug_is_wanted() && !swap_check(c->swap)) /* looks at every cluster that could be */
 		log_debug("keeper: the books of the swap file do not balance");
-	if (c->swap && swap_used_slots(c->swap))
-		log_debug("keeper: %llu slots were not given back", (unsigned long long)swap_used_slots(c->swap));
+	if (c->swap && swap_used_slots(c->swap) != swap_pinned_slots(c->swap))
+		log_debug("keeper: %llu slots were not given back", (unsigned long long)(swap_used_slots(c->swap) - swap_pinned_slots(c->swap)));
 	if (c->swap)
 		swap_close(c->swap, c->swap_is_default);
 }
@@ -404,7 +414,9 @@ void keeper_main(const struct run_config *config, struct swap *swap, const struc
 		report(k, REPORT_FAILED, 0);
 		return;
 	}
-	struct report started = config->attach ? start_attached(&k->container) : start_program(&k->container, start);
+	struct report started = config->attach    ? start_attached(&k->container)
+				: config->restore ? start_restored(&k->container)
+						  : start_program(&k->container, start);
 	if (started.kind != REPORT_STARTED)
 		backstop_remove(&k->container.backstop);
 	if (started.kind != REPORT_STARTED && swap)
@@ -417,6 +429,8 @@ void keeper_main(const struct run_config *config, struct swap *swap, const struc
 	if (r < 0) {
 		log_error("cannot start the container's threads: %s", strerror(-r));
 		container_kill(&k->container, "its keeper could not start");
+	} else if (config->restore && config->restore->start(config->restore->context, &k->container) < 0) {
+		container_kill(&k->container, "it could not be restored");
 	}
 	scheduling_preempt();
 	serve(k);

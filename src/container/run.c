@@ -36,7 +36,10 @@ static int open_swap(const struct run_config *config, struct swap **ret_swap)
 {
 	struct swap_error error;
 	struct swap_options options = {
-		.path = config->swap_path, .container = config->name, .size_bytes = config->swap_size_bytes};
+		.path = config->swap_path,
+		.container = config->name,
+		.size_bytes = config->swap_size_bytes,
+		.base = config->restore ? config->restore->base : NULL};
 	*ret_swap = NULL;
 	if (!config->swap_path)
 		return 0;

@@ -3,6 +3,7 @@
 
 #include "base/types.h"
 
+struct container;
 struct container_service;
 
 /* What is done when the container is over its limit and nothing can leave memory. */
@@ -27,6 +28,19 @@ struct attach_source {
 	void *context;
 };
 
+struct swap_base;
+
+/* What makes the processes of a container again that was checkpointed. Called in the keeper, on the container thread. */
+struct restore_source {
+	/* All of them, held, with their state but for the pages that come as faults: the first one's pid, or -errno with nothing left behind, after a line on stderr. */
+	pid_t (*create)(void *context, struct container *c);
+
+	/* When the container's threads run: the pages are placed, and everybody goes on. 0, or -errno with all killed, after a line on stderr. */
+	int (*start)(void *context, struct container *c);
+	void *context;
+	const struct swap_base *base; /* the pages */
+};
+
 #define POOL_AUTO UINT64_MAX
 
 struct run_config {
@@ -44,6 +58,7 @@ struct run_config {
 	const pid_t *attach;       /* NULL: argv is started; else these processes are made members, argv is only shown, and detach is set */
 	uint32_t nr_attach;
 	const struct attach_source *attach_source; /* NULL: what is a member of another container is refused */
+	const struct restore_source *restore;      /* NULL: argv is started; else it is only shown */
 	struct container_service *service; /* NULL: none */
 };
 

@@ -88,9 +88,10 @@ static int finish(struct container *c)
 {
 	for (struct address_space *as = c->spaces; as; as = as->next)
 		address_space_drop_clean_slots(as);
-	if (swap_used_slots(c->swap) && c->pager.forkless)
+	uint64_t pinned = swap_pinned_slots(c->swap);
+	if (swap_used_slots(c->swap) > pinned && c->pager.forkless)
 		container_barrier(c);
-	if (swap_used_slots(c->swap)) {
+	if (swap_used_slots(c->swap) > pinned) {
 		reclaimer_kick(c->reclaimer);
 		return -EINPROGRESS;
 	}

@@ -433,3 +433,27 @@ int membox_release(struct membox *m)
 {
 	return ask_plain(m, "release");
 }
+
+int membox_checkpoint(struct membox *m, const char *path, bool leave_running, struct membox_checkpoint_result *ret)
+{
+	json_object *members = json_object_new_object(), *reply, *value;
+	struct membox_checkpoint_result result = {0};
+
+	if (members) {
+		json_object_object_add(members, "path", json_object_new_string(path));
+		json_object_object_add(members, "leave_running", json_object_new_boolean(leave_running));
+	}
+	int r = ask(m, "checkpoint", members, &reply);
+	if (r)
+		return r;
+	if (json_object_object_get_ex(reply, "pages", &value))
+		result.pages = json_object_get_uint64(value);
+	if (json_object_object_get_ex(reply, "written", &value))
+		result.written = json_object_get_uint64(value);
+	if (json_object_object_get_ex(reply, "frozen_us", &value))
+		result.frozen_us = json_object_get_uint64(value);
+	json_object_put(reply);
+	if (ret)
+		*ret = result;
+	return 0;
+}

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "checkpoint/save.h"
 #include "container/leave.h"
 #include "container/release.h"
 #include "container/swap_switch.h"
@@ -285,6 +286,39 @@ static int begin_release(struct request *request, struct container *c)
 	return r < 0 ? r : -EINPROGRESS;
 }
 
+static int refuse_checkpoint(struct request *request, int error, const struct checkpoint_error *why)
+{
+	snprintf(request->text, sizeof(request->text), "%s", why->text);
+	return refuse(request, error, request->text, NULL);
+}
+
+static int step_checkpoint(struct request *request, struct container *c)
+{
+	struct checkpoint_error error = {0};
+	struct save_result result;
+	int r = save_step(&request->save, &result, &error);
+	if (r == -EINPROGRESS)
+		return r;
+	if (r < 0)
+		return refuse_checkpoint(request, r, &error);
+	add_number(request->reply, "pages", result.pages);
+	add_number(request->reply, "written", result.written);
+	add_number(request->reply, "frozen_us", result.frozen_us);
+	return 0;
+}
+
+static int begin_checkpoint(struct request *request, struct container *c)
+{
+	struct checkpoint_error error = {0};
+	json_object *leave_running;
+	const char *path = json_object_get_string(json_object_object_get(request->members, "path"));
+	bool leave = json_object_object_get_ex(request->members, "leave_running", &leave_running) && json_object_get_boolean(leave_running);
+	if (path[0] != '/')
+		return refuse(request, -EINVAL, "the path is not absolute", NULL);
+	int r = save_begin(c, path, leave, &request->save, &error);
+	return r < 0 ? refuse_checkpoint(request, r, &error) : -EINPROGRESS;
+}
+
 static int begin_wait(struct request *request, struct container *c)
 {
 	return -EINPROGRESS;
@@ -309,6 +343,7 @@ static const struct control_verb verbs[] = {
 	{"swapon", {{"path", json_type_string, true}, {"size", json_type_int, false}}, begin_swapon, NULL, true},
 	{"swapoff", {{0}}, begin_swapoff, step_swapoff, true},
 	{"release", {{"pid", json_type_int, false}}, begin_release, step_release, false},
+	{"checkpoint", {{"path", json_type_string, true}, {"leave_running", json_type_boolean, false}}, begin_checkpoint, step_checkpoint, true},
 	{"wait", {{0}}, begin_wait, NULL, false},
 };
 

@@ -10,13 +10,16 @@
 #include "container/container.h"
 #include "container/squeeze.h"
 
+struct save;
+
 struct request {
 	const struct control_verb *verb;
 	json_object *members; /* of the request, checked against the verb's list */
 	json_object *reply;
 	const char *error, *hint; /* for people, when it is refused; NULL: what errno says */
-	char text[256];           /* room for an error that is made up */
+	char text[400];           /* room for an error that is made up */
 	struct squeeze squeeze;
+	struct save *save; /* of a checkpoint under way */
 };
 
 struct control_member {

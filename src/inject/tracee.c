@@ -20,6 +20,8 @@
 	(PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | \
 	 PTRACE_O_TRACEEXEC)
 
+enum { ERESTART_RESTARTBLOCK = 516 }; /* include/linux/errno.h of the kernel; user space never sees it */
+
 #define YIELD_ROUNDS 300
 #define NAP_NS 50000
 
@@ -170,13 +172,18 @@ static bool reports_interruption(long number)
  * and takes its signals: the call reports EINTR if a handler runs in this thread, and starts again if none does (a signal that is ignored,
  * or that another thread takes). A mask that was swapped for the duration of the call (epoll_pwait) it treats accordingly.
  */
+static bool undo_in_regs(struct thread_regs *regs)
+{
+	return regs_result(regs) == -EINTR && reports_interruption(regs_in_syscall(regs)) && regs_request_restart(regs);
+}
+
 static void undo_interruption(const struct tracee *tracee)
 {
 	struct thread_regs regs = {0};
 
 	if (regs_read(tracee->tid, &regs) < 0)
 		return;
-	if (regs_result(&regs) == -EINTR && reports_interruption(regs_in_syscall(&regs)) && regs_request_restart(&regs))
+	if (undo_in_regs(&regs))
 		regs_write(tracee->tid, &regs);
 }
 
@@ -328,6 +335,39 @@ static void settle(struct tracee *tracee)
 	ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof(tracee->saved_mask), &tracee->saved_mask);
 	set_options(tracee, 0);
 	tracee->state = TRACEE_STOPPED;
+}
+
+int tracee_read(struct tracee *tracee, struct thread_regs *ret_regs, uint64_t *ret_mask)
+{
+	if (tracee->state != TRACEE_STOPPED && tracee->state != TRACEE_BORROWED)
+		return -ESRCH;
+	if (tracee->state == TRACEE_STOPPED) {
+		int r = regs_read(tracee->tid, &tracee->saved_regs);
+
+		if (r < 0)
+			return r;
+		if (ptrace(PTRACE_GETSIGMASK, tracee->tid, sizeof(tracee->saved_mask), &tracee->saved_mask) < 0)
+			return -errno;
+	}
+	*ret_regs = tracee->saved_regs;
+	*ret_mask = tracee->saved_mask;
+	undo_in_regs(ret_regs);
+	if (regs_in_syscall(ret_regs) >= 0 && regs_result(ret_regs) == -ERESTART_RESTARTBLOCK)
+		regs_request_restart(ret_regs); /* how far it had come only this task knows, and another one is to go on */
+	return 0;
+}
+
+int tracee_write(struct tracee *tracee, const struct thread_regs *regs, uint64_t mask)
+{
+	if (tracee->state != TRACEE_STOPPED && tracee->state != TRACEE_BORROWED)
+		return -ESRCH;
+	tracee->saved_regs = *regs;
+	tracee->saved_mask = mask;
+	if (tracee->state == TRACEE_BORROWED)
+		return 0;
+	if (ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof(mask), &mask) < 0)
+		return -errno;
+	return regs_write(tracee->tid, regs);
 }
 
 void tracee_prepare_release(struct tracee *tracee)

@@ -67,6 +67,10 @@ bool tracee_release(struct tracee *tracee);
 /* Executes one system call at the syscall instruction at pc. Its result, or -ESRCH when the thread died. */
 long tracee_syscall(struct tracee *tracee, remote_addr_t pc, long number, const uint64_t args[6]);
 
+/* With what a held thread would go on, and with what it goes on instead. 0 or -errno. */
+int tracee_read(struct tracee *tracee, struct thread_regs *ret_regs, uint64_t *ret_mask);
+int tracee_write(struct tracee *tracee, const struct thread_regs *regs, uint64_t mask);
+
 /* The letter of /proc/PID/task/TID/stat, 'X' when there is no such thread. */
 char thread_state(pid_t process, pid_t tid);
 

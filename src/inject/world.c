@@ -15,6 +15,7 @@
 #include "platform/process.h"
 
 #define RUNNABLE_PATIENCE_NS 500000000ull
+#define CLONE_PATIENCE_NS 5000000000ull /* a new task stops before its first instruction, as soon as it has a processor */
 
 struct world {
 	pid_t pid;
@@ -524,15 +525,93 @@ pid_t world_thread(struct world *world)
 	return tracee ? tracee->tid : -ESRCH;
 }
 
+remote_addr_t world_syscall_address(struct world *world)
+{
+	pid_t tid = world->syscall_pc ? 0 : world_thread(world);
+
+	if (tid > 0)
+		world->syscall_pc = find_syscall_instruction(tid);
+	return world->syscall_pc;
+}
+
+void world_use_syscall_at(struct world *world, remote_addr_t pc)
+{
+	world->syscall_pc = pc;
+}
+
 long world_syscall(struct world *world, long number, const uint64_t args[6])
 {
-	pid_t tid = world_thread(world);
-
-	if (tid < 0)
+	if (world_thread(world) < 0)
 		return -ESRCH;
-	if (!world->syscall_pc)
-		world->syscall_pc = find_syscall_instruction(tid);
-	if (!world->syscall_pc)
+	if (!world_syscall_address(world))
 		return -ENOTSUP;
 	return world_syscall_at(world, world->syscall_pc, number, args);
+}
+
+long world_syscall_by(struct world *world, pid_t tid, long number, const uint64_t args[6])
+{
+	struct tracee *tracee = find_thread(world, tid);
+
+	if (!tracee)
+		return -ESRCH;
+	if (!world_syscall_address(world))
+		return -ENOTSUP;
+	return tracee_syscall(tracee, world->syscall_pc, number, args);
+}
+
+size_t world_threads(const struct world *world, pid_t *ret_tids, size_t max)
+{
+	size_t n = 0;
+
+	for (int leaders = 1; leaders >= 0; leaders--) {
+		for (size_t i = 0; i < world->threads.nr; i++) {
+			const struct tracee *tracee = &world->threads.items[i];
+
+			if (tracee->state == TRACEE_GONE || (tracee->tid == world->pid) != leaders)
+				continue;
+			if (n < max)
+				ret_tids[n] = tracee->tid;
+			n++;
+		}
+	}
+	return n;
+}
+
+int world_read_thread(struct world *world, pid_t tid, struct thread_regs *ret_regs, uint64_t *ret_mask)
+{
+	struct tracee *tracee = find_thread(world, tid);
+
+	return tracee ? tracee_read(tracee, ret_regs, ret_mask) : -ESRCH;
+}
+
+int world_write_thread(struct world *world, pid_t tid, const struct thread_regs *regs, uint64_t mask)
+{
+	struct tracee *tracee = find_thread(world, tid);
+
+	return tracee ? tracee_write(tracee, regs, mask) : -ESRCH;
+}
+
+int world_add_clone(struct world *world, pid_t tid)
+{
+	int r = make_room(world);
+
+	if (r < 0)
+		return r;
+	world->threads.items[world->threads.nr++] = (struct tracee){.process = world->pid, .tid = tid, .state = TRACEE_RUNNING};
+	nr_held++;
+	r = wait_threads(world, monotonic_ns() + CLONE_PATIENCE_NS);
+	return r < 0 ? r : find_thread(world, tid) ? 0 : -ESRCH;
+}
+
+int world_of_clone(pid_t pid, struct world **ret_world)
+{
+	struct world *world = world_new(pid);
+	int r = world ? world_add_clone(world, pid) : -ENOMEM;
+
+	if (r < 0) {
+		world_resume(world);
+		return r;
+	}
+	*ret_world = world;
+	return 0;
 }

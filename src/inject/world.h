@@ -67,6 +67,33 @@ long world_syscall_at(struct world *world, remote_addr_t pc, long number, const 
  */
 pid_t world_thread(struct world *world);
 
+/* --- for checkpoint and restore: single threads of a world --- */
+
+/* world_syscall in a thread of the caller's choice. */
+long world_syscall_by(struct world *world, pid_t tid, long number, const uint64_t args[6]);
+
+/* The syscall instruction to be used from now on: the program's vdso has moved, or moves. 0: to be looked for. */
+void world_use_syscall_at(struct world *world, remote_addr_t pc);
+remote_addr_t world_syscall_address(struct world *world); /* 0: there is none */
+
+/* The threads, the leader first; returns how many there are (may exceed max). */
+size_t world_threads(const struct world *world, pid_t *ret_tids, size_t max);
+
+struct thread_regs;
+
+/* With what a thread would go on: its registers (an interrupted call starts again or is over, as the kernel decides by them) and signal mask. 0 or -errno. */
+int world_read_thread(struct world *world, pid_t tid, struct thread_regs *ret_regs, uint64_t *ret_mask);
+
+/* With what it goes on instead. 0 or -errno. */
+int world_write_thread(struct world *world, pid_t tid, const struct thread_regs *regs, uint64_t mask);
+
+/*
+ * A thread, or another process of one thread, that a held thread has just made by clone(2) with CLONE_PTRACE: waits until it stands still, and holds it. 0 or
+ * -errno.
+ */
+int world_add_clone(struct world *world, pid_t tid);
+int world_of_clone(pid_t pid, struct world **ret_world);
+
 /*
  * Late stoppers: threads that world_stop() could not wait for stop some time later and must then be set going. The keeper calls
  * world_collect_late() on every SIGCHLD and now and then; it returns how many are still outstanding. A loop that waits for all

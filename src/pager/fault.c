@@ -326,13 +326,13 @@ static bool is_in_pool(const struct pager *pager, slot_t slot)
  */
 static void say_damaged(struct fault_context *context, slot_t slot, bool from_pool)
 {
-	struct swap *swap = context->pager->swap;
-	unsigned long long offset = (unsigned long long)slot * PAGE_BYTES;
+	uint64_t offset;
+	const char *path = swap_locate(context->pager->swap, slot, &offset);
 	char reason[256];
 	if (from_pool)
-		snprintf(reason, sizeof(reason), "a compressed page in memory is damaged (for offset %llu): checksum mismatch", offset);
+		snprintf(reason, sizeof(reason), "a compressed page in memory is damaged (for offset %llu): checksum mismatch", (unsigned long long)offset);
 	else
-		snprintf(reason, sizeof(reason), "swap file %s is damaged at offset %llu: checksum mismatch", swap_path(swap), offset);
+		snprintf(reason, sizeof(reason), "swap file %s is damaged at offset %llu: checksum mismatch", path, (unsigned long long)offset);
 	fatal(context, reason);
 }
 
@@ -769,9 +769,10 @@ static bool load_verify(struct fault_context *context, const struct load *load, 
 {
 	struct swap *swap = context->pager->swap;
 	char reason[256];
-	unsigned long long offset = (unsigned long long)load->first_slot * PAGE_BYTES;
+	uint64_t offset;
+	const char *path = swap_locate(swap, load->first_slot, &offset);
 	if (result < 0) {
-		snprintf(reason, sizeof(reason), "cannot read swap file %s at offset %llu: %s", swap_path(swap), offset, strerror(-result));
+		snprintf(reason, sizeof(reason), "cannot read swap file %s at offset %llu: %s", path, (unsigned long long)offset, strerror(-result));
 		fatal(context, reason);
 		return false;
 	}

@@ -8,6 +8,7 @@
  *   regs_result                what that call is about to return
  *   regs_set_pc                continues at another address
  *   regs_set_syscall           makes the thread execute one call at a given syscall instruction; no restart logic runs
+ *   regs_vector_features       which vector registers programs may use on this machine; what one has saved another must have
  *   regs_request_restart       makes the interrupted call start again unless a signal handler runs first; false where its arguments are lost
  */
 #pragma once

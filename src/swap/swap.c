@@ -3,15 +3,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
 #include "base/lock.h"
 #include "base/log.h"
 #include "base/monotonic.h"
+#include "swap/pins.h"
 #include "swap/slot_map.h"
 #include "swap/swap_claim.h"
 #include "swap/swap_header.h"
@@ -38,6 +41,8 @@ struct swap {
 	struct trimmer *trimmer;
 	void (*freed)(void *context, slot_t slot);
 	void *freed_context;
+	const struct swap_base *base; /* NULL: none */
+	struct pins pinned, collected; /* one reference for each slot of each */
 };
 
 int swap_fd(const struct swap *swap)
@@ -53,6 +58,32 @@ bool swap_is_direct(const struct swap *swap)
 const char *swap_path(const struct swap *swap)
 {
 	return swap->path;
+}
+
+const struct swap_base *swap_base(const struct swap *swap)
+{
+	return swap->base;
+}
+
+static bool is_of_base(slot_t slot)
+{
+	return slot & SLOT_OF_BASE;
+}
+
+const char *swap_locate(const struct swap *swap, slot_t slot, uint64_t *ret_offset)
+{
+	*ret_offset = (uint64_t)(slot & ~SLOT_OF_BASE) * PAGE_BYTES;
+	return is_of_base(slot) ? swap->base->path : swap->path;
+}
+
+int swap_fd_of(const struct swap *swap, slot_t slot)
+{
+	return is_of_base(slot) ? swap->base->fd : swap->claim.fd;
+}
+
+uint64_t swap_seed(const struct swap *swap)
+{
+	return swap->seed;
 }
 
 bool swap_was_created(const struct swap *swap)
@@ -159,8 +190,8 @@ static bool trim_step(void *owner)
 
 static uint32_t slots_of(uint64_t size_bytes)
 {
-	uint64_t slots = size_bytes ? size_bytes / PAGE_BYTES + 1 : UINT32_MAX; /* slot 0 is the header */
-	return (uint32_t)MIN_OF(MAX_OF(slots, 2), UINT32_MAX);
+	uint64_t slots = size_bytes ? size_bytes / PAGE_BYTES + 1 : SLOT_OF_BASE; /* slot 0 is the header */
+	return (uint32_t)MIN_OF(MAX_OF(slots, 2), SLOT_OF_BASE);
 }
 
 /* Reserves the header and the first cluster, so that a full disk shows now and not in the middle of the work. */
@@ -200,6 +231,8 @@ static int prepare_file(struct swap *swap, const struct swap_options *options, s
 		return r;
 	if (getrandom(swap->header.uuid, sizeof(swap->header.uuid), 0) < 0 || getrandom(&swap->seed, sizeof(swap->seed), 0) < 0)
 		return swap_error_system(error, swap->path, -errno);
+	if (swap->base)
+		swap->seed = swap->base->seed;
 	memset(swap->header.container, 0, sizeof(swap->header.container));
 	memcpy(swap->header.container, options->container,
 	       MIN_OF(strlen(options->container), sizeof(swap->header.container) - 1));
@@ -218,6 +251,8 @@ static int prepare_file(struct swap *swap, const struct swap_options *options, s
 static void swap_free(struct swap *swap)
 {
 	slot_map_free(swap->map);
+	pins_clear(&swap->pinned);
+	pins_clear(&swap->collected);
 	free(swap->path);
 	lock_destroy(&swap->lock);
 	free(swap);
@@ -232,6 +267,7 @@ int swap_open(const struct swap_options *options, struct swap **ret_swap, struct
 	swap->has_fallocate = true;
 	swap->path = strdup(options->path);
 	swap->nr_slots = slots_of(options->size_bytes);
+	swap->base = options->base;
 	int r = swap->path ? slot_map_new(swap->nr_slots, &swap->map) : -ENOMEM;
 	if (r == 0)
 		r = trimmer_new(trim_step, swap, &swap->trimmer);
@@ -263,7 +299,7 @@ int swap_open(const struct swap_options *options, struct swap **ret_swap, struct
 void swap_close(struct swap *swap, bool remove_file)
 {
 	trimmer_free(swap->trimmer);
-	if (remove_file) {
+	if (remove_file || swap->header.keeps_checkpoint) {
 		swap_claim_unlink(&swap->claim);
 	} else {
 		swap->header.clean = true;
@@ -313,6 +349,8 @@ int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *re
 
 void swap_get(struct swap *swap, slot_t slot)
 {
+	if (is_of_base(slot))
+		return;
 	lock_take(&swap->lock);
 	slot_map_get(swap->map, slot);
 	lock_drop(&swap->lock);
@@ -328,6 +366,8 @@ void swap_on_free(struct swap *swap, void (*freed)(void *context, slot_t slot), 
 
 void swap_put(struct swap *swap, slot_t slot)
 {
+	if (is_of_base(slot))
+		return;
 	lock_take(&swap->lock);
 	if (swap->freed && slot_map_references(swap->map, slot) == 1)
 		swap->freed(swap->freed_context, slot);
@@ -342,6 +382,8 @@ void swap_put(struct swap *swap, slot_t slot)
 
 bool swap_get_if_same(struct swap *swap, slot_t slot, uint64_t checksum)
 {
+	if (is_of_base(slot))
+		return swap_checksum(swap, slot) == checksum;
 	lock_take(&swap->lock);
 	uint32_t references = slot_map_references(swap->map, slot);
 	bool same = references && references < MANY_REFERENCES && slot_map_checksum(swap->map, slot) == checksum;
@@ -353,6 +395,8 @@ bool swap_get_if_same(struct swap *swap, slot_t slot, uint64_t checksum)
 
 bool swap_get_if_used(struct swap *swap, slot_t slot)
 {
+	if (is_of_base(slot))
+		return true;
 	lock_take(&swap->lock);
 	uint32_t references = slot_map_references(swap->map, slot);
 	if (references)
@@ -363,6 +407,8 @@ bool swap_get_if_used(struct swap *swap, slot_t slot)
 
 uint32_t swap_references(struct swap *swap, slot_t slot)
 {
+	if (is_of_base(slot))
+		return MANY_REFERENCES;
 	lock_take(&swap->lock);
 	uint32_t n = slot_map_references(swap->map, slot);
 	lock_drop(&swap->lock);
@@ -386,7 +432,152 @@ void swap_set_checksum(struct swap *swap, slot_t slot, uint64_t checksum)
 
 uint64_t swap_checksum(const struct swap *swap, slot_t slot)
 {
+	if (is_of_base(slot))
+		return swap->base->checksums[slot & ~SLOT_OF_BASE];
 	return slot_map_checksum(swap->map, slot);
+}
+
+int swap_pin_new(struct swap *swap, slot_t slot)
+{
+	int r = pins_add(&swap->collected, slot);
+	if (r <= 0) /* it is there already, or there is no memory for it */
+		swap_put(swap, slot);
+	return MIN_OF(r, 0);
+}
+
+int swap_pin(struct swap *swap, slot_t slot)
+{
+	if (pins_has(&swap->collected, slot))
+		return 0;
+	swap_get(swap, slot);
+	return swap_pin_new(swap, slot);
+}
+
+static void unpin(slot_t slot, void *context)
+{
+	swap_put(context, slot);
+}
+
+static void unpin_if_twice(slot_t slot, void *context)
+{
+	struct swap *swap = context;
+	if (pins_has(&swap->pinned, slot))
+		swap_put(swap, slot);
+}
+
+static void keep_earlier(slot_t slot, void *context)
+{
+	struct swap *swap = context;
+	pins_add(&swap->collected, slot); /* there is room: the highest slot was added first */
+}
+
+int swap_pins_commit(struct swap *swap, bool earlier_are_gone)
+{
+	if (earlier_are_gone) {
+		pins_for_each(&swap->pinned, unpin, swap);
+	} else {
+		pins_for_each(&swap->collected, unpin_if_twice, swap);
+		for (uint32_t end = swap->pinned.words * 64; end && swap->pinned.nr; end--) {
+			if (!pins_has(&swap->pinned, end - 1))
+				continue;
+			if (pins_add(&swap->collected, end - 1) < 0)
+				return -ENOMEM;
+			break;
+		}
+		pins_for_each(&swap->pinned, keep_earlier, swap);
+	}
+	pins_clear(&swap->pinned);
+	swap->pinned = swap->collected;
+	swap->collected = (struct pins){0};
+	return 0;
+}
+
+void swap_pins_cancel(struct swap *swap)
+{
+	pins_for_each(&swap->collected, unpin, swap);
+	pins_clear(&swap->collected);
+}
+
+uint64_t swap_pinned_slots(const struct swap *swap)
+{
+	return swap->pinned.nr;
+}
+
+uint32_t swap_pins_end(const struct swap *swap)
+{
+	for (uint32_t slot = swap->collected.words * 64; slot; slot--)
+		if (pins_has(&swap->collected, slot - 1))
+			return slot;
+	return 0;
+}
+
+struct checksums {
+	const struct swap *swap;
+	uint64_t *checksums;
+};
+
+static void add_checksum(slot_t slot, void *context)
+{
+	struct checksums *c = context;
+	c->checksums[slot] = swap_checksum(c->swap, slot);
+}
+
+void swap_pins_checksums(const struct swap *swap, uint64_t *ret_checksums)
+{
+	struct checksums c = {swap, ret_checksums};
+	pins_for_each(&swap->collected, add_checksum, &c);
+}
+
+uint64_t swap_links(const struct swap *swap)
+{
+	struct stat st;
+	return fstat(swap->claim.fd, &st) == 0 ? st.st_nlink : UINT64_MAX;
+}
+
+int swap_keep(struct swap *swap, bool keep)
+{
+	bool before = swap->header.keeps_checkpoint;
+	swap->header.keeps_checkpoint = keep;
+	int r = write_header(swap);
+	if (r < 0)
+		swap->header.keeps_checkpoint = before;
+	return r;
+}
+
+int swap_link(const struct swap *swap, int folder, const char *name)
+{
+	char path[64];
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", swap->claim.fd);
+	return linkat(AT_FDCWD, path, folder, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+}
+
+int swap_write(struct swap *swap, slot_t first, uint32_t nr, const void *pages)
+{
+	const uint8_t *from = pages;
+	size_t left = (size_t)nr * PAGE_BYTES;
+	off_t at = (off_t)first * (off_t)PAGE_BYTES;
+	while (left) {
+		ssize_t n = pwrite(swap->claim.fd, from, left, at);
+		if (n <= 0 && errno != EINTR)
+			return n < 0 ? -errno : -EIO;
+		from += MAX_OF(n, 0);
+		at += MAX_OF(n, 0);
+		left -= (size_t)MAX_OF(n, 0);
+	}
+	return 0;
+}
+
+int swap_read(const struct swap *swap, slot_t slot, void *page)
+{
+	ssize_t n = pread(swap_fd_of(swap, slot), page, PAGE_BYTES, (off_t)(slot & ~SLOT_OF_BASE) * (off_t)PAGE_BYTES);
+	if (n != (ssize_t)PAGE_BYTES)
+		return n < 0 ? -errno : -EIO;
+	return swap_page_checksum(swap, page) == swap_checksum(swap, slot) ? 0 : -EBADMSG;
+}
+
+int swap_sync(const struct swap *swap)
+{
+	return fdatasync(swap->claim.fd) < 0 ? -errno : 0;
 }
 
 uint64_t swap_used_slots(const struct swap *swap)

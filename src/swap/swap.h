@@ -11,10 +11,25 @@
 
 struct swap;
 
+/*
+ * The pages of a checkpoint, below a container's own file: read only, and never given back. Their slots have the highest bit set. A page that is
+ * written to gets a slot of the container's own when it leaves memory again.
+ */
+#define SLOT_OF_BASE 0x80000000u
+
+struct swap_base {
+	int fd;
+	uint32_t nr_slots;
+	uint64_t seed;             /* of the checksums: the container's own are made with it too */
+	const uint64_t *checksums; /* of each slot */
+	const char *path;          /* for messages */
+};
+
 struct swap_options {
 	const char *path;
 	const char *container;   /* name stored in the header */
 	uint64_t size_bytes;     /* cap on slots; 0: as much as the file system gives */
+	const struct swap_base *base; /* NULL: none; outlives the swap, as does what it points to */
 };
 
 struct swap_error {
@@ -35,6 +50,34 @@ void swap_close(struct swap *swap, bool remove_file);
 /* True when swap_open created the file (so that a failed start can remove it). */
 bool swap_was_created(const struct swap *swap);
 const char *swap_path(const struct swap *swap);
+const struct swap_base *swap_base(const struct swap *swap); /* NULL: none */
+
+/* Where a slot lies. The file's path, and the offset in bytes. */
+const char *swap_locate(const struct swap *swap, slot_t slot, uint64_t *ret_offset);
+
+/*
+ * For a checkpoint, whose pages the file is to be as well. swap_keep marks it so: closing then leaves its content as it is and only takes the name away
+ * (the checkpoint has another one), and no container will use it.
+ *
+ * Pinned slots keep their content until the file is closed. Those of the checkpoint that is being made are collected first: swap_pin adds one that is
+ * in use, swap_pin_new one that was just allocated, whose reference it takes over. swap_pins_commit makes them count, beside those of earlier checkpoints or,
+ * when these are gone, in their place; swap_pins_cancel gives them back. One thread at a time. All return 0 or -errno.
+ */
+int swap_pin(struct swap *swap, slot_t slot);
+int swap_pin_new(struct swap *swap, slot_t slot);
+int swap_pins_commit(struct swap *swap, bool earlier_are_gone);
+void swap_pins_cancel(struct swap *swap);
+uint64_t swap_pinned_slots(const struct swap *swap);
+uint32_t swap_pins_end(const struct swap *swap); /* all slots of the set that is being collected are below */
+/* The checksums of that set by slot, 0 for others: swap_pins_end of them. */
+void swap_pins_checksums(const struct swap *swap, uint64_t *ret_checksums);
+uint64_t swap_links(const struct swap *swap); /* names that the file has */
+int swap_keep(struct swap *swap, bool keep);
+int swap_link(const struct swap *swap, int folder, const char *name); /* -EXDEV: on another file system */
+int swap_write(struct swap *swap, slot_t first, uint32_t nr, const void *pages); /* page aligned; at once */
+int swap_read(const struct swap *swap, slot_t slot, void *page);                 /* the same, verified (-EBADMSG), also of the base */
+int swap_sync(const struct swap *swap);
+uint64_t swap_seed(const struct swap *swap);
 
 /*
  * Called by one thread (reclaim). Takes up to `want` contiguous slots, each with one reference. Space on disk is reserved (fallocate) before a

@@ -121,7 +121,7 @@ static int read_header(int fd, enum swap_header_kind *ret_kind, struct swap_head
 }
 
 /* 0 when the bytes in the file are worthless to everybody. */
-static int refuse_contents(const char *path, enum swap_header_kind kind, struct swap_error *error)
+static int refuse_contents(const char *path, enum swap_header_kind kind, const struct swap_header *header, struct swap_error *error)
 {
 	switch (kind) {
 	case SWAP_HEADER_FOREIGN:
@@ -132,6 +132,8 @@ static int refuse_contents(const char *path, enum swap_header_kind kind, struct 
 	case SWAP_HEADER_DAMAGED:
 		return swap_error_set(error, path, -EEXIST, "its header is damaged (not touched; remove it by hand)");
 	case SWAP_HEADER_OURS:
+		if (header->keeps_checkpoint)
+			return swap_error_set(error, path, -EEXIST, "it holds the pages of a checkpoint (not touched; remove it if that is not needed)");
 		break;
 	}
 	return 0;
@@ -143,7 +145,7 @@ static int refuse_busy(const char *path, off_t size, enum swap_header_kind kind,
 	if (size > 0 && kind == SWAP_HEADER_OURS)
 		return swap_error_set(error, path, -EBUSY, "in use by container \"%s\"", header->container);
 	if (size > 0 && kind == SWAP_HEADER_FOREIGN)
-		return refuse_contents(path, kind, error);
+		return refuse_contents(path, kind, header, error);
 	return swap_error_set(error, path, -EBUSY, "in use by another process");
 }
 
@@ -233,7 +235,7 @@ static int lock_and_look(const char *path, struct swap_claim *claim, struct swap
 		return refuse_busy(path, st.st_size, kind, &header, error);
 	claim->was_empty = !claim->created && st.st_size == 0;
 	if (st.st_size > 0) {
-		r = refuse_contents(path, kind, error);
+		r = refuse_contents(path, kind, &header, error);
 		if (r < 0)
 			return r;
 	}

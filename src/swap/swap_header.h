@@ -11,6 +11,7 @@ struct swap_header {
 	uint8_t uuid[SWAP_UUID_BYTES];
 	char container[SWAP_CONTAINER_BYTES];
 	bool clean; /* nothing in the slots: closed in order */
+	bool keeps_checkpoint; /* the slots hold a checkpoint's pages */
 };
 
 enum swap_header_kind {

@@ -4,6 +4,7 @@
 #include "swap/swap.h"
 
 int swap_fd(const struct swap *swap);
+int swap_fd_of(const struct swap *swap, slot_t slot); /* the base's, for a slot of the base */
 bool swap_is_direct(const struct swap *swap); /* O_DIRECT */
 
 /*

@@ -19,6 +19,7 @@ struct request {
 	struct request *next_free;
 	void *token;
 	uint8_t *buffer;
+	int fd;
 	off_t offset;
 	uint32_t bytes;
 	uint32_t left; /* bytes still to transfer */
@@ -27,7 +28,7 @@ struct request {
 };
 
 struct swap_io {
-	int fd;
+	const struct swap *swap;
 	uint32_t in_flight;
 	struct request *requests, *free;
 	bool is_buffered; /* no O_DIRECT: the page cache is emptied behind the transfers */
@@ -51,7 +52,7 @@ int swap_io_new(struct swap *swap, uint32_t depth, struct swap_io **ret_io)
 	struct swap_io *io = calloc(1, sizeof(*io));
 	if (!io)
 		return -ENOMEM;
-	io->fd = swap_fd(swap);
+	io->swap = swap;
 	io->is_buffered = !swap_is_direct(swap);
 	io->event = -1;
 	io->requests = calloc(depth, sizeof(*io->requests));
@@ -120,12 +121,12 @@ static bool advance(struct request *request, ssize_t n)
 }
 
 /* Does what is left of a request. */
-static void transfer_now(struct swap_io *io, struct request *request)
+static void transfer_now(struct request *request)
 {
 	ssize_t n;
 	do {
-		n = request->is_write ? pwrite(io->fd, request->buffer, request->left, request->offset)
-				      : pread(io->fd, request->buffer, request->left, request->offset);
+		n = request->is_write ? pwrite(request->fd, request->buffer, request->left, request->offset)
+				      : pread(request->fd, request->buffer, request->left, request->offset);
 		if (n < 0)
 			n = errno == EAGAIN ? -EIO : -errno; /* this call may block: it has no reason to ask for another */
 	} while (!advance(request, n));
@@ -143,9 +144,9 @@ static bool submit(struct swap_io *io, struct request *request)
 		return false;
 	}
 	if (request->is_write)
-		io_uring_prep_write(sqe, io->fd, request->buffer, request->left, (uint64_t)request->offset);
+		io_uring_prep_write(sqe, request->fd, request->buffer, request->left, (uint64_t)request->offset);
 	else
-		io_uring_prep_read(sqe, io->fd, request->buffer, request->left, (uint64_t)request->offset);
+		io_uring_prep_read(sqe, request->fd, request->buffer, request->left, (uint64_t)request->offset);
 	io_uring_sqe_set_data(sqe, request);
 	int r = io_uring_submit(&io->ring);
 	if (!io_uring_sq_ready(&io->ring)) /* whatever it returned: the last entry, ours, is the kernel's */
@@ -159,7 +160,7 @@ static bool submit(struct swap_io *io, struct request *request)
 static void start_now(struct swap_io *io, struct request *request)
 {
 	uint64_t one = 1;
-	transfer_now(io, request);
+	transfer_now(request);
 	io->done[io->nr_done++] = request;
 	if (io->event >= 0 && write(io->event, &one, sizeof(one)) < 0)
 		log_debug("swap: event: errno %d", errno);
@@ -173,7 +174,8 @@ static int start(struct swap_io *io, slot_t first, uint32_t nr_slots, void *buff
 	io->free = request->next_free;
 	*request = (struct request){.token = token,
 				    .buffer = buffer,
-				    .offset = (off_t)first * (off_t)PAGE_BYTES,
+				    .fd = swap_fd_of(io->swap, first),
+				    .offset = (off_t)(first & ~SLOT_OF_BASE) * (off_t)PAGE_BYTES,
 				    .bytes = nr_slots * (uint32_t)PAGE_BYTES,
 				    .left = nr_slots * (uint32_t)PAGE_BYTES,
 				    .is_write = is_write};
@@ -195,12 +197,12 @@ int swap_io_write(struct swap_io *io, slot_t first, uint32_t nr_slots, const voi
 
 static void complete(struct swap_io *io, struct request *request, struct swap_completion *completion)
 {
-	if (io->is_buffered && request->result == 0) {
+	if (io->is_buffered && request->result == 0 && request->fd == swap_fd(io->swap)) {
 		off_t start = request->offset - (off_t)request->bytes;
 		if (request->is_write)
-			request->result = write_behind_wrote(&io->behind, io->fd, start, request->bytes);
+			request->result = write_behind_wrote(&io->behind, request->fd, start, request->bytes);
 		else
-			write_behind_read(io->fd, start, request->bytes);
+			write_behind_read(request->fd, start, request->bytes);
 	}
 	*completion = (struct swap_completion){.token = request->token, .result = request->result};
 	request->next_free = io->free;
@@ -230,7 +232,7 @@ static int reap_ring(struct swap_io *io, struct swap_completion *completions, in
 		if (!request) /* of an entry that submit() has made void */
 			continue;
 		if (!advance(request, result))
-			transfer_now(io, request);
+			transfer_now(request);
 		complete(io, request, &completions[n++]);
 	}
 	return n;

@@ -78,3 +78,8 @@ static inline bool regs_request_restart(struct thread_regs *regs)
 	(void)regs;
 	return false;
 }
+
+static inline uint64_t regs_vector_features(void)
+{
+	return 0;
+}

@@ -72,3 +72,12 @@ static inline bool regs_request_restart(struct thread_regs *regs)
 	regs->user.rax = (uint64_t)-ERESTARTNOHAND;
 	return true;
 }
+
+/* XCR0: the sets of vector registers that the system lets programs use (Intel SDM, XGETBV). */
+static inline uint64_t regs_vector_features(void)
+{
+	uint32_t low, high;
+
+	__asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+	return (uint64_t)high << 32 | low;
+}

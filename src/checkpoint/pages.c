@@ -1,0 +1,440 @@
+#include "checkpoint/pages.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "pager/snapshot.h"
+#include "platform/pagemap.h"
+
+#define BUFFER_PAGES 256
+#define RUNS_AT_ONCE 64
+
+struct pages_writer {
+	struct swap *swap;
+	uint8_t *buffer; /* BUFFER_PAGES, page aligned */
+};
+
+struct pages_writer *pages_writer_new(struct swap *swap)
+{
+	struct pages_writer *writer = calloc(1, sizeof(*writer));
+	void *buffer = NULL;
+	if (!writer || posix_memalign(&buffer, PAGE_BYTES, BUFFER_PAGES * PAGE_BYTES)) {
+		free(writer);
+		return NULL;
+	}
+	writer->swap = swap;
+	writer->buffer = buffer;
+	return writer;
+}
+
+void pages_writer_free(struct pages_writer *writer)
+{
+	if (writer)
+		free(writer->buffer);
+	free(writer);
+}
+
+/* One mapping being saved. */
+struct job {
+	struct saved_process *p;
+	struct pages_writer *writer;
+	struct address_space *as;
+	struct pages_count *count;
+	Image__Mapping *mapping;
+	int memory; /* /proc/PID/mem */
+};
+
+static int fail(struct job *job, int code, const char *what)
+{
+	return checkpoint_fail(&job->p->saving->error, code, "process %d: %s: %s", job->p->pid, what, strerror(-code));
+}
+
+static int fail_store(struct job *job, int code)
+{
+	if (code == -ENOSPC)
+		return checkpoint_fail(&job->p->saving->error, code, "the swap file %.200s is full: it has no room for what is still in memory",
+				       swap_path(job->writer->swap));
+	return fail(job, code, "its pages cannot be written to the swap file");
+}
+
+static int add_extent(struct job *job, remote_addr_t start, uint32_t nr_pages, slot_t slot, bool resident)
+{
+	struct arena *arena = &job->p->saving->arena;
+	Image__Mapping *m = job->mapping;
+	Image__Extent *last = m->n_extents ? m->extents[m->n_extents - 1] : NULL;
+	job->count->pages += nr_pages;
+	if (last && last->start + last->nr_pages * PAGE_BYTES == start && last->slot + last->nr_pages == slot && last->resident == resident) {
+		last->nr_pages += nr_pages;
+		return 0;
+	}
+	Image__Extent **place = arena_grow(arena, &m->extents, m->n_extents, sizeof(*place)), *extent = arena_alloc(arena, sizeof(*extent));
+	if (!place || !extent)
+		return saved_no_memory(job->p->saving);
+	image__extent__init(extent);
+	extent->start = start;
+	extent->nr_pages = nr_pages;
+	extent->slot = slot;
+	extent->resident = resident;
+	*place = extent;
+	m->n_extents++;
+	return 0;
+}
+
+/* --- what is out of memory --- */
+
+static int collect_run(const struct stored_run *run, void *context)
+{
+	struct job *job = context;
+	return add_extent(job, run->start, run->nr_pages, run->slot, false);
+}
+
+/* Stores one page that is in the base of a restored container: the checkpoint shall not depend on that. */
+static int copy_from_base(struct job *job, Image__Extent *extent, uint32_t index, slot_t *ret_slot)
+{
+	struct swap *swap = job->writer->swap;
+	uint32_t nr;
+	int r = swap_read(swap, extent->slot + index, job->writer->buffer);
+	if (r == 0)
+		r = swap_alloc(swap, 1, ret_slot, &nr);
+	if (r < 0)
+		return r;
+	swap_set_checksum(swap, *ret_slot, swap_page_checksum(swap, job->writer->buffer));
+	r = swap_write(swap, *ret_slot, 1, job->writer->buffer);
+	if (r == 0)
+		snapshot_note_stored(job->as, extent->start + (uint64_t)index * PAGE_BYTES, *ret_slot);
+	return r == 0 ? swap_pin_new(swap, *ret_slot) : r;
+}
+
+/* Extents that lie in the base are replaced by others, page by page where the new slots do not follow each other. */
+static int leave_base(struct job *job)
+{
+	Image__Mapping *m = job->mapping;
+	Image__Extent **old = m->extents;
+	size_t nr = m->n_extents;
+	int r = 0;
+	m->extents = NULL;
+	m->n_extents = 0;
+	for (size_t i = 0; r == 0 && i < nr; i++) {
+		job->count->pages -= old[i]->nr_pages;
+		if (!(old[i]->slot & SLOT_OF_BASE)) {
+			r = add_extent(job, old[i]->start, old[i]->nr_pages, old[i]->slot, false);
+			for (uint32_t k = 0; r == 0 && k < old[i]->nr_pages; k++)
+				r = swap_pin(job->writer->swap, old[i]->slot + k);
+			continue;
+		}
+		for (uint32_t k = 0; r == 0 && k < old[i]->nr_pages; k++) {
+			slot_t slot;
+			r = copy_from_base(job, old[i], k, &slot);
+			if (r == 0)
+				r = add_extent(job, old[i]->start + (uint64_t)k * PAGE_BYTES, 1, slot, false);
+			job->count->written += r == 0;
+		}
+	}
+	return r < 0 ? fail_store(job, r) : 0;
+}
+
+static int save_evicted(struct job *job)
+{
+	int r = snapshot_for_each_out(job->as, job->mapping->start, job->mapping->end, collect_run, job);
+	if (r == -EBUSY)
+		return fail(job, r, "a page is on its way to the swap file");
+	return r < 0 ? r : leave_base(job);
+}
+
+/* --- what is in memory --- */
+
+static bool is_zero(const uint8_t *page)
+{
+	return page[0] == 0 && !memcmp(page, page + 1, PAGE_BYTES - 1);
+}
+
+/* The slot of an equal copy that was left when the page was last brought in, pinned. */
+static bool find_equal_copy(struct job *job, remote_addr_t page, uint64_t checksum, slot_t *ret_slot)
+{
+	struct swap *swap = job->writer->swap;
+	slot_t slot = job->as ? snapshot_clean_slot(job->as, page) : NO_SLOT;
+	bool is_equal = slot != NO_SLOT && !(slot & SLOT_OF_BASE) && swap_checksum(swap, slot) == checksum && swap_pin(swap, slot) == 0;
+	if (slot != NO_SLOT)
+		swap_put(swap, slot);
+	*ret_slot = slot;
+	return is_equal;
+}
+
+/* Writes nr pages of the buffer, from `first` on, which belong to addresses from start on. */
+static int store(struct job *job, remote_addr_t start, uint32_t first, uint32_t nr)
+{
+	struct swap *swap = job->writer->swap;
+	while (nr) {
+		const uint8_t *content = job->writer->buffer + first * PAGE_BYTES;
+		slot_t slot;
+		uint32_t got;
+		int r = swap_alloc(swap, nr, &slot, &got);
+		if (r < 0)
+			return fail_store(job, r);
+		for (uint32_t i = 0; i < got; i++)
+			swap_set_checksum(swap, slot + i, swap_page_checksum(swap, content + i * PAGE_BYTES));
+		r = swap_write(swap, slot, got, content);
+		for (uint32_t i = 0; i < got; i++) {
+			if (r == 0 && job->as && job->mapping->kind == IMAGE__MAPPING__KIND__ANONYMOUS)
+				snapshot_note_stored(job->as, start + (uint64_t)i * PAGE_BYTES, slot + i);
+			int pinned = swap_pin_new(swap, slot + i);
+			r = r < 0 ? r : pinned;
+		}
+		if (r < 0)
+			return fail_store(job, r);
+		r = add_extent(job, start, got, slot, true);
+		if (r < 0)
+			return r;
+		job->count->written += got;
+		start += got * PAGE_BYTES;
+		first += got;
+		nr -= got;
+	}
+	return 0;
+}
+
+/* Pages that are in memory: those that need it are stored, in runs that are as long as possible. */
+static int save_pages(struct job *job, remote_addr_t start, uint32_t nr)
+{
+	bool zeros_are_fresh = job->mapping->kind == IMAGE__MAPPING__KIND__ANONYMOUS;
+	uint32_t pending = 0; /* pages before i that are to be stored */
+	ssize_t n = pread(job->memory, job->writer->buffer, nr * PAGE_BYTES, (off_t)start);
+	if (n != (ssize_t)(nr * PAGE_BYTES))
+		return fail(job, n < 0 ? -errno : -EIO, "its memory cannot be read");
+	for (uint32_t i = 0; i <= nr; i++) {
+		const uint8_t *content = job->writer->buffer + i * PAGE_BYTES;
+		remote_addr_t page = start + (uint64_t)i * PAGE_BYTES;
+		slot_t slot = NO_SLOT;
+		bool is_fresh = i < nr && zeros_are_fresh && is_zero(content);
+		bool is_stored = i < nr && !is_fresh && find_equal_copy(job, page, swap_page_checksum(job->writer->swap, content), &slot);
+		if (i < nr && !is_fresh && !is_stored) {
+			pending++;
+			continue;
+		}
+		int r = pending ? store(job, page - (uint64_t)pending * PAGE_BYTES, i - pending, pending) : 0;
+		if (r == 0 && is_stored)
+			r = add_extent(job, page, 1, slot, true);
+		if (r < 0)
+			return r;
+		pending = 0;
+	}
+	return 0;
+}
+
+/* What the kernel takes for swapped out is so by the system's own swap, or has left a mark only: where the page table says that the page is out, it knows. */
+static int save_swapped(struct job *job, const struct page_run *run)
+{
+	int r = 0;
+	for (remote_addr_t at = run->start; r == 0 && at < run->end; at += PAGE_BYTES)
+		if (!job->as || !snapshot_is_out(job->as, at))
+			r = save_pages(job, at, 1);
+	return r;
+}
+
+static int save_run(struct job *job, const struct page_run *run)
+{
+	int r = 0;
+	if (run->categories & PAGE_SWAPPED)
+		return save_swapped(job, run);
+	for (remote_addr_t at = run->start; r == 0 && at < run->end;) {
+		uint32_t nr = (uint32_t)MIN_OF((run->end - at) / PAGE_BYTES, BUFFER_PAGES);
+		r = save_pages(job, at, nr);
+		at += nr * PAGE_BYTES;
+	}
+	return r;
+}
+
+/* Pages of the process's own, also those that the system has swapped out. Pages of files, and the kernel's page of zeros, are not. */
+static int save_resident(struct job *job, int pagemap)
+{
+	struct pagemap_query query = {.start = job->mapping->start,
+				      .end = job->mapping->end,
+				      .forbid = PAGE_FILE | PAGE_ZERO,
+				      .any = PAGE_PRESENT | PAGE_SWAPPED,
+				      .report = PAGE_PRESENT | PAGE_SWAPPED};
+	struct page_run runs[RUNS_AT_ONCE];
+	while (query.start < query.end) {
+		uint64_t walked = query.start;
+		int nr = pagemap_scan(pagemap, &query, runs, RUNS_AT_ONCE, &walked);
+		if (nr < 0)
+			return fail(job, nr, "its page tables cannot be read");
+		for (int i = 0; i < nr; i++) {
+			int r = save_run(job, &runs[i]);
+			if (r < 0)
+				return r;
+		}
+		query.start = walked;
+	}
+	return 0;
+}
+
+static int compare_extents(const void *a, const void *b)
+{
+	const Image__Extent *const *x = a, *const *y = b;
+	return (*x)->start < (*y)->start ? -1 : (*x)->start > (*y)->start;
+}
+
+static int save_mapping(struct job *job, int pagemap)
+{
+	int r = job->as && job->mapping->kind == IMAGE__MAPPING__KIND__ANONYMOUS ? save_evicted(job) : 0;
+	if (r == 0)
+		r = save_resident(job, pagemap);
+	if (r == 0 && job->mapping->n_extents)
+		qsort(job->mapping->extents, job->mapping->n_extents, sizeof(*job->mapping->extents), compare_extents);
+	return r;
+}
+
+static int open_memory(pid_t pid, int flags)
+{
+	char path[48];
+	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
+	int fd = open(path, flags | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+int pages_save(struct saved_process *p, struct pages_writer *writer, struct address_space *as, struct pages_count *count)
+{
+	struct job job = {.p = p, .writer = writer, .as = as, .count = count, .memory = open_memory(p->pid, O_RDONLY)};
+	_cleanup_close_ int memory = job.memory;
+	_cleanup_close_ int pagemap = pagemap_open(p->pid);
+	int r = memory < 0 ? memory : MIN_OF(pagemap, 0);
+	if (r < 0)
+		return fail(&job, r, "its memory cannot be looked at");
+	for (size_t i = 0; r == 0 && i < p->message->memory->n_mappings; i++) {
+		job.mapping = p->message->memory->mappings[i];
+		if (job.mapping->flags & MAP_PRIVATE && job.mapping->kind != IMAGE__MAPPING__KIND__KERNEL)
+			r = save_mapping(&job, pagemap);
+	}
+	return r;
+}
+
+/* --- restore --- */
+
+static int fail_restore(struct restored_process *p, remote_addr_t page, int code)
+{
+	if (code == -EBADMSG)
+		return checkpoint_fail(&p->restoring->error, code, "the checkpoint's file %.200s is damaged: page %llx of process %d", p->restoring->image->pages_path,
+				       (unsigned long long)page, p->pid);
+	return checkpoint_fail(&p->restoring->error, code, "process %d: page %llx: %s", p->pid, (unsigned long long)page, strerror(-code));
+}
+
+static int put_page(struct restored_process *p, int memory, remote_addr_t page, uint32_t slot)
+{
+	uint8_t content[PAGE_BYTES];
+	int r = image_read_page(p->restoring->image, slot, content);
+	if (r == 0 && pwrite(memory, content, sizeof(content), (off_t)page) != (ssize_t)sizeof(content))
+		r = -errno;
+	return r < 0 ? fail_restore(p, page, r) : 0;
+}
+
+struct is_record {
+	remote_addr_t start, end; /* of an extent */
+	remote_addr_t pages[64];  /* of it, which the kernel itself reads */
+	size_t nr;
+};
+
+static void note_record(struct is_record *records, remote_addr_t page)
+{
+	for (size_t i = 0; i < records->nr; i++)
+		if (records->pages[i] == page)
+			return;
+	if (records->nr < ARRAY_LEN(records->pages))
+		records->pages[records->nr++] = page;
+}
+
+static int visit_record(remote_addr_t addr, void *context)
+{
+	struct is_record *records = context;
+	remote_addr_t page = page_floor(addr);
+	if (page >= records->start && page < records->end)
+		note_record(records, page);
+	return records->nr == ARRAY_LEN(records->pages);
+}
+
+/* Pages of an extent that have to be there from the beginning: thread records, arguments. When they are many, all of it. */
+static void find_records(const Image__Process *message, const Image__Extent *extent, struct is_record *ret)
+{
+	const Image__Memory *memory = message->memory;
+	*ret = (struct is_record){.start = extent->start, .end = extent->start + extent->nr_pages * PAGE_BYTES};
+	threads_for_each_record(message, visit_record, ret);
+	for (remote_addr_t page = page_floor(memory->arg_start); page < memory->env_end && ret->nr < ARRAY_LEN(ret->pages); page += PAGE_BYTES)
+		visit_record(page, ret);
+}
+
+static bool is_wanted_now(const struct is_record *records, remote_addr_t page)
+{
+	bool is_wanted = records->nr == ARRAY_LEN(records->pages);
+	for (size_t i = 0; i < records->nr; i++)
+		is_wanted |= records->pages[i] == page;
+	return is_wanted;
+}
+
+static int restore_extent_now(struct restored_process *p, int memory, const Image__Extent *extent, bool all)
+{
+	struct is_record records;
+	int r = 0;
+	find_records(p->message, extent, &records);
+	for (uint32_t i = 0; r == 0 && (all || records.nr) && i < extent->nr_pages; i++) {
+		remote_addr_t page = extent->start + (uint64_t)i * PAGE_BYTES;
+		if (all || is_wanted_now(&records, page))
+			r = put_page(p, memory, page, extent->slot + i);
+	}
+	return r;
+}
+
+/* Of these the pages can come as faults. As pager/registration.c chooses: private anonymous memory that can be read and written. */
+static bool comes_as_faults(const Image__Mapping *m)
+{
+	return m->kind == IMAGE__MAPPING__KIND__ANONYMOUS && m->flags & MAP_PRIVATE && m->protection == (PROT_READ | PROT_WRITE) && !m->locked;
+}
+
+int pages_restore_now(struct restored_process *p)
+{
+	_cleanup_close_ int memory = open_memory(p->pid, O_RDWR);
+	int r = memory < 0 ? fail_restore(p, 0, memory) : 0;
+	for (size_t i = 0; r == 0 && i < p->message->memory->n_mappings; i++) {
+		const Image__Mapping *m = p->message->memory->mappings[i];
+		for (size_t k = 0; r == 0 && k < m->n_extents; k++)
+			r = restore_extent_now(p, memory, m->extents[k], !comes_as_faults(m));
+	}
+	return r;
+}
+
+static int place_extent(struct restored_process *p, struct address_space *as, const Image__Extent *extent)
+{
+	struct is_record records;
+	struct stored_run run = {.start = extent->start, .slot = extent->slot | SLOT_OF_BASE};
+	int r = 0;
+	find_records(p->message, extent, &records);
+	for (uint32_t i = 0; r == 0 && i <= extent->nr_pages; i++) {
+		remote_addr_t page = extent->start + (uint64_t)i * PAGE_BYTES;
+		if (i < extent->nr_pages && !is_wanted_now(&records, page)) {
+			run.nr_pages++;
+			continue;
+		}
+		if (run.nr_pages)
+			r = snapshot_place(as, &run);
+		run = (struct stored_run){.start = page + PAGE_BYTES, .slot = (extent->slot + i + 1) | SLOT_OF_BASE};
+	}
+	return r;
+}
+
+int pages_place(struct restored_process *p, struct address_space *as)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < p->message->memory->n_mappings; i++) {
+		const Image__Mapping *m = p->message->memory->mappings[i];
+		if (!comes_as_faults(m) || !m->n_extents)
+			continue;
+		r = snapshot_register(as, m->start, m->end);
+		for (size_t k = 0; r == 0 && k < m->n_extents; k++)
+			r = place_extent(p, as, m->extents[k]);
+	}
+	return r < 0 ? fail_restore(p, 0, r) : 0;
+}

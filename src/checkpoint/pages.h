@@ -1,0 +1,29 @@
+/* The content of a process's private pages, on its way to the swap file and back. Container thread, with the process held. */
+#pragma once
+
+#include "checkpoint/process/process.h"
+
+struct address_space;
+struct pages_writer;
+
+struct pages_count {
+	uint64_t pages;   /* that are in a slot */
+	uint64_t written; /* of these: written now */
+};
+
+/* Buffers. NULL: no memory. */
+struct pages_writer *pages_writer_new(struct swap *swap);
+void pages_writer_free(struct pages_writer *writer);
+
+/*
+ * Every private page that differs from what its mapping gives afresh is in a slot which is pinned, and in an extent of its mapping. as: NULL when the process is
+ * not adopted. 0 or -errno with the reason (-ENOSPC: the swap file is full).
+ */
+int pages_save(struct saved_process *p, struct pages_writer *writer, struct address_space *as, struct pages_count *count);
+
+/*
+ * Restore in two steps: before threads are made, what the kernel itself reads, and what cannot come as faults; then, when the process is adopted, the rest
+ * is placed, to be read when it is touched.
+ */
+int pages_restore_now(struct restored_process *p);
+int pages_place(struct restored_process *p, struct address_space *as);

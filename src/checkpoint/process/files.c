@@ -1,0 +1,415 @@
+/*
+ * Open files: of whatever kind, each is saved once, however many descriptors lead to it. A restore opens them all in the keeper, with high numbers; the processes, which
+ * are made after that, inherit them and put them where they belong (descriptors.c).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/kcmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "checkpoint/process/process.h"
+
+#define STATUS_FLAGS (O_ACCMODE | O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_DIRECT | O_NOATIME | O_ASYNC)
+
+/* How a file of the image was found: what it is compared with. */
+struct saved_file {
+	pid_t pid;
+	int fd;
+	dev_t dev;
+	ino_t inode;
+};
+
+static int refuse(struct saved_process *p, int fd, const char *what, const char *why)
+{
+	return checkpoint_fail(&p->saving->error, -ENOTSUP, "process %d, descriptor %d (%.100s): %s", p->pid, fd, what, why);
+}
+
+/* --- what a file is --- */
+
+/* Numbers as fdinfo gives them (proc(5)), in the base that is usual for the key. */
+static uint64_t info_number(struct saved_process *p, const char *info, const char *key, int base)
+{
+	char *text = proc_value(&p->saving->arena, info, key);
+	return text ? strtoull(text, NULL, base) : 0;
+}
+
+static int save_epoll(struct saved_process *p, Image__File *f, int fd, const char *info)
+{
+	struct arena *arena = &p->saving->arena;
+	f->kind = IMAGE__FILE__KIND__EPOLL;
+	for (const char *line = strstr(info, "tfd:"); line; line = strstr(line + 1, "tfd:")) {
+		Image__Watch **slot = arena_grow(arena, &f->watches, f->n_watches, sizeof(*slot)), *watch = arena_alloc(arena, sizeof(*watch));
+		unsigned int number, events;
+		unsigned long long data;
+		if (!slot || !watch)
+			return saved_no_memory(p->saving);
+		if (sscanf(line, "tfd: %u events: %x data: %llx", &number, &events, &data) != 3)
+			return refuse(p, fd, "epoll", "what it waits for is not understood");
+		image__watch__init(watch);
+		watch->descriptor = number;
+		watch->events = events;
+		watch->data = data;
+		*slot = watch;
+		f->n_watches++;
+	}
+	return 0;
+}
+
+static uint64_t pair_of_ns(const char *info, const char *key)
+{
+	unsigned long long seconds = 0, ns = 0;
+	const char *at = strstr(info, key);
+	if (at)
+		sscanf(at + strlen(key), ": (%llu, %llu)", &seconds, &ns);
+	return seconds * 1000000000u + ns;
+}
+
+static int save_anonymous(struct saved_process *p, Image__File *f, int fd, const char *link, const char *info)
+{
+	if (!strcmp(link, "anon_inode:[eventfd]")) {
+		f->kind = IMAGE__FILE__KIND__EVENTFD;
+		f->counter = info_number(p, info, "eventfd-count", 16);
+		f->semaphore = info_number(p, info, "eventfd-semaphore", 10) != 0;
+	} else if (!strcmp(link, "anon_inode:[eventpoll]")) {
+		return save_epoll(p, f, fd, info);
+	} else if (!strcmp(link, "anon_inode:[timerfd]")) {
+		f->kind = IMAGE__FILE__KIND__TIMERFD;
+		f->clock = (uint32_t)info_number(p, info, "clockid", 10);
+		f->counter = info_number(p, info, "ticks", 10);
+		f->value_ns = pair_of_ns(info, "it_value");
+		f->interval_ns = pair_of_ns(info, "it_interval");
+	} else if (!strcmp(link, "anon_inode:[signalfd]")) {
+		f->kind = IMAGE__FILE__KIND__SIGNALFD;
+		f->mask = info_number(p, info, "sigmask", 16);
+	} else {
+		return refuse(p, fd, link, "not supported");
+	}
+	return 0;
+}
+
+static int save_by_path(struct saved_process *p, Image__File *f, int fd, const struct stat *st)
+{
+	struct stat there;
+	f->kind = S_ISREG(st->st_mode) ? IMAGE__FILE__KIND__REGULAR : S_ISDIR(st->st_mode) ? IMAGE__FILE__KIND__FOLDER : IMAGE__FILE__KIND__DEVICE;
+	f->bytes = S_ISREG(st->st_mode) ? (uint64_t)st->st_size : 0;
+	if (f->path[0] != '/' || stat(f->path, &there) < 0 || there.st_dev != st->st_dev || there.st_ino != st->st_ino)
+		return refuse(p, fd, f->path, "it has been removed or replaced");
+	return 0;
+}
+
+static bool is_terminal(const struct stat *st)
+{
+	unsigned int number = major(st->st_rdev);
+	return S_ISCHR(st->st_mode) && (number == 4 || number == 5 || (number >= 136 && number <= 143));
+}
+
+/* Devices that are the same whenever they are opened: null, zero, full, random, urandom. */
+static bool is_simple_device(const struct stat *st)
+{
+	unsigned int number = minor(st->st_rdev);
+	return S_ISCHR(st->st_mode) && major(st->st_rdev) == 1 && (number == 3 || number == 5 || number == 7 || number == 8 || number == 9);
+}
+
+static int save_file(struct saved_process *p, Image__File *f, int fd, const struct stat *st, const char *info)
+{
+	const char *link = f->path;
+	f->flags = (uint32_t)strtoul(proc_value(&p->saving->arena, info, "flags"), NULL, 8) & (STATUS_FLAGS | O_DIRECTORY | O_PATH);
+	f->position = info_number(p, info, "pos", 10);
+	f->outside = (uint32_t)fd;
+	if (f->flags & O_PATH)
+		return refuse(p, fd, link, "opened with O_PATH");
+	if (!strncmp(link, "anon_inode:", 11))
+		return save_anonymous(p, f, fd, link, info);
+	if (S_ISFIFO(st->st_mode)) {
+		f->kind = IMAGE__FILE__KIND__PIPE;
+		f->pipe_id = st->st_ino;
+		return link[0] == '/' ? refuse(p, fd, link, "a named pipe") : 0;
+	}
+	if (is_terminal(st) || S_ISSOCK(st->st_mode)) {
+		f->kind = IMAGE__FILE__KIND__OUTSIDE;
+		return fd <= STDERR_FILENO || is_terminal(st) ? 0 : refuse(p, fd, link, "a socket");
+	}
+	if (S_ISREG(st->st_mode) || S_ISDIR(st->st_mode) || is_simple_device(st))
+		return save_by_path(p, f, fd, st);
+	return refuse(p, fd, link, "a device");
+}
+
+/* --- finding --- */
+
+static bool is_same_file(const struct saved_file *a, pid_t pid, int fd)
+{
+	return syscall(SYS_kcmp, a->pid, pid, KCMP_FILE, (unsigned long)a->fd, (unsigned long)fd) == 0;
+}
+
+int files_find(struct saved_process *p, int fd)
+{
+	struct saving *saving = p->saving;
+	Image__Image *image = saving->image;
+	char path[64];
+	struct stat st;
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", p->pid, fd);
+	if (stat(path, &st) < 0)
+		return checkpoint_fail(&saving->error, -errno, "process %d, descriptor %d: %s", p->pid, fd, strerror(errno));
+	for (size_t i = 0; i < image->n_files; i++) {
+		if (saving->files[i].dev != st.st_dev || saving->files[i].inode != st.st_ino || !is_same_file(&saving->files[i], p->pid, fd))
+			continue;
+		image->files[i]->outside = MIN_OF(image->files[i]->outside, (uint32_t)fd);
+		return (int)i;
+	}
+	Image__File **slot = arena_grow(&saving->arena, &image->files, image->n_files, sizeof(*slot));
+	struct saved_file *found = arena_grow(&saving->arena, &saving->files, image->n_files, sizeof(*found));
+	Image__File *f = arena_alloc(&saving->arena, sizeof(*f));
+	snprintf(path, sizeof(path), "fd/%d", fd);
+	char *link = proc_link(&saving->arena, p->pid, path);
+	snprintf(path, sizeof(path), "fdinfo/%d", fd);
+	char *info = proc_text(&saving->arena, p->pid, path, NULL);
+	if (!slot || !found || !f || !link || !info)
+		return saved_no_memory(saving);
+	image__file__init(f);
+	f->id = (uint32_t)image->n_files;
+	f->path = link;
+	*found = (struct saved_file){p->pid, fd, st.st_dev, st.st_ino};
+	int r = save_file(p, f, fd, &st, info);
+	if (r < 0)
+		return r;
+	*slot = f;
+	return (int)image->n_files++;
+}
+
+/* --- pipes --- */
+
+static bool is_reading_end(const Image__File *f)
+{
+	return (f->flags & O_ACCMODE) == O_RDONLY;
+}
+
+static Image__File *other_end(const Image__Image *image, const Image__File *f)
+{
+	for (size_t i = 0; i < image->n_files; i++) {
+		Image__File *other = image->files[i];
+		if (other->kind == IMAGE__FILE__KIND__PIPE && other->pipe_id == f->pipe_id && is_reading_end(other) != is_reading_end(f))
+			return other;
+	}
+	return NULL;
+}
+
+/* Copies what waits in the pipe, by tee(2): it stays where it is. */
+static int copy_content(int from, int copy[2], Image__File *f, struct arena *arena)
+{
+	int waiting = 0, capacity = fcntl(from, F_GETPIPE_SZ);
+	if (capacity < 0 || fcntl(copy[1], F_SETPIPE_SZ, capacity) < 0 || ioctl(from, FIONREAD, &waiting) < 0)
+		return -errno;
+	f->capacity = (uint32_t)capacity;
+	f->content.data = arena_alloc(arena, (size_t)waiting);
+	if (!f->content.data)
+		return -ENOMEM;
+	ssize_t n = waiting ? tee(from, copy[1], (size_t)waiting, SPLICE_F_NONBLOCK) : 0;
+	while (n > 0) {
+		ssize_t got = read(copy[0], f->content.data + f->content.len, (size_t)n);
+		if (got <= 0)
+			return -EIO;
+		f->content.len += (size_t)got;
+		n -= got;
+	}
+	return n < 0 ? -errno : f->content.len == (size_t)waiting ? 0 : -EIO;
+}
+
+static int save_content(struct saving *saving, const struct saved_file *found, Image__File *f)
+{
+	char path[64];
+	int copy[2];
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", found->pid, found->fd);
+	int from = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC), r = from < 0 ? -errno : 0;
+	if (r == 0 && pipe2(copy, O_CLOEXEC | O_NONBLOCK) < 0)
+		r = -errno;
+	if (r == 0) {
+		r = copy_content(from, copy, f, &saving->arena);
+		close(copy[0]);
+		close(copy[1]);
+	}
+	if (from >= 0)
+		close(from);
+	return r < 0 ? checkpoint_fail(&saving->error, r, "process %d, descriptor %d: what is in the pipe: %s", found->pid, found->fd, strerror(-r)) : 0;
+}
+
+/* A pipe with one end elsewhere is taken from whoever restores if it was given to the program as one of its first three descriptors. */
+static int complete_pipe(struct saving *saving, size_t i)
+{
+	Image__File *f = saving->image->files[i];
+	const struct saved_file *found = &saving->files[i];
+	if (!other_end(saving->image, f)) {
+		f->kind = IMAGE__FILE__KIND__OUTSIDE;
+		return f->outside <= STDERR_FILENO ? 0
+						   : checkpoint_fail(&saving->error, -ENOTSUP, "process %d, descriptor %d (%.100s): the other end of the pipe is not in the container",
+								     found->pid, found->fd, f->path);
+	}
+	for (size_t k = 0; k < i; k++)
+		if (saving->image->files[k]->pipe_id == f->pipe_id && is_reading_end(saving->image->files[k]) == is_reading_end(f))
+			return checkpoint_fail(&saving->error, -ENOTSUP, "process %d, descriptor %d (%.100s): the pipe was opened more than once", found->pid,
+					       found->fd, f->path);
+	return is_reading_end(f) ? save_content(saving, found, f) : 0;
+}
+
+int files_complete(struct saving *saving)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < saving->image->n_files; i++)
+		if (saving->image->files[i]->kind == IMAGE__FILE__KIND__PIPE)
+			r = complete_pipe(saving, i);
+	return r;
+}
+
+/* --- restore --- */
+
+static int open_by_path(const Image__File *f)
+{
+	int fd = open(f->path, (int)f->flags | O_CLOEXEC | O_NOCTTY);
+	if (fd < 0)
+		return -errno;
+	if (f->kind == IMAGE__FILE__KIND__REGULAR && lseek(fd, (off_t)f->position, SEEK_SET) < 0) {
+		int error = -errno;
+		close(fd);
+		return error;
+	}
+	return fd;
+}
+
+static int open_timer(const Image__File *f)
+{
+	struct itimerspec value = {{(time_t)(f->interval_ns / 1000000000u), (long)(f->interval_ns % 1000000000u)},
+				   {(time_t)(f->value_ns / 1000000000u), (long)(f->value_ns % 1000000000u)}};
+	int fd = timerfd_create((clockid_t)f->clock, TFD_CLOEXEC | (f->flags & O_NONBLOCK ? TFD_NONBLOCK : 0));
+	if (fd < 0)
+		return -errno;
+	if (f->counter && !f->value_ns)
+		value.it_value.tv_nsec = 1; /* it has expired and has not been read */
+	timerfd_settime(fd, 0, &value, NULL);
+	return fd;
+}
+
+static int open_signals(const Image__File *f)
+{
+	sigset_t set;
+	memset(&set, 0, sizeof(set));
+	memcpy(&set, &f->mask, sizeof(f->mask));
+	int fd = signalfd(-1, &set, SFD_CLOEXEC | (f->flags & O_NONBLOCK ? SFD_NONBLOCK : 0));
+	return fd < 0 ? -errno : fd;
+}
+
+static int open_outside(const Image__File *f)
+{
+	int fd = fcntl((int)MIN_OF(f->outside, (uint32_t)STDERR_FILENO), F_DUPFD_CLOEXEC, 0);
+	return fd < 0 ? -errno : fd;
+}
+
+/* One end, to be moved to its place by the caller; the other one goes to its place here. */
+static int open_pipe(struct restoring *r, const Image__File *f, size_t other, int above)
+{
+	const Image__File *reading = is_reading_end(f) ? f : r->image->message->files[other];
+	int ends[2];
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return -errno;
+	fcntl(ends[1], F_SETPIPE_SZ, (int)reading->capacity);
+	ssize_t n = reading->content.len ? write(ends[1], reading->content.data, reading->content.len) : 0;
+	int mine = ends[!is_reading_end(f)], theirs = ends[is_reading_end(f)];
+	r->files[other] = fcntl(theirs, F_DUPFD_CLOEXEC, above);
+	close(theirs);
+	if (n == (ssize_t)reading->content.len && r->files[other] >= 0)
+		return mine;
+	close(mine);
+	return -EIO;
+}
+
+static int open_anonymous(const Image__File *f)
+{
+	int flags = O_CLOEXEC | (int)(f->flags & O_NONBLOCK);
+	int fd = f->kind == IMAGE__FILE__KIND__EPOLL ? epoll_create1(EPOLL_CLOEXEC)
+						     : eventfd(0, flags | (f->semaphore ? EFD_SEMAPHORE : 0));
+	if (fd < 0)
+		return -errno;
+	if (f->counter && write(fd, &f->counter, sizeof(f->counter)) < 0)
+		return -EIO;
+	return fd;
+}
+
+static int open_file(struct restoring *r, size_t i, int above)
+{
+	const Image__File *f = r->image->message->files[i];
+	switch (f->kind) {
+	case IMAGE__FILE__KIND__REGULAR:
+	case IMAGE__FILE__KIND__FOLDER:
+	case IMAGE__FILE__KIND__DEVICE:
+		return open_by_path(f);
+	case IMAGE__FILE__KIND__OUTSIDE:
+		return open_outside(f);
+	case IMAGE__FILE__KIND__PIPE: {
+		const Image__File *other = other_end(r->image->message, f);
+		return other ? open_pipe(r, f, other->id, above) : -EINVAL;
+	}
+	case IMAGE__FILE__KIND__EVENTFD:
+	case IMAGE__FILE__KIND__EPOLL:
+		return open_anonymous(f);
+	case IMAGE__FILE__KIND__TIMERFD:
+		return open_timer(f);
+	case IMAGE__FILE__KIND__SIGNALFD:
+		return open_signals(f);
+	default:
+		return -ENOTSUP;
+	}
+}
+
+int files_restore(struct restoring *r, int above)
+{
+	const Image__Image *image = r->image->message;
+	struct rlimit limit;
+	r->files = malloc((image->n_files + 1) * sizeof(*r->files));
+	if (!r->files)
+		return checkpoint_fail(&r->error, -ENOMEM, "restore: %s", strerror(ENOMEM));
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	r->first_file = above;
+	for (size_t i = 0; i < image->n_files; i++)
+		r->files[i] = -1;
+	for (size_t i = 0; i < image->n_files; i++) {
+		if (r->files[i] >= 0) /* the other end of a pipe */
+			continue;
+		int fd = open_file(r, i, above);
+		int high = fd < 0 ? fd : fcntl(fd, F_DUPFD_CLOEXEC, above);
+		if (fd >= 0)
+			close(fd);
+		if (high < 0)
+			return checkpoint_fail(&r->error, fd < 0 ? fd : -errno, "file %.200s: %s", image->files[i]->path, strerror(fd < 0 ? -fd : errno));
+		if (image->files[i]->kind != IMAGE__FILE__KIND__OUTSIDE) /* that is somebody else's too */
+			fcntl(high, F_SETFL, (int)(image->files[i]->flags & STATUS_FLAGS));
+		r->files[i] = high;
+	}
+	return 0;
+}
+
+void files_close(struct restoring *r)
+{
+	for (size_t i = 0; r->files && i < r->image->message->n_files; i++)
+		if (r->files[i] >= 0)
+			close(r->files[i]);
+	free(r->files);
+	r->files = NULL;
+}

@@ -1,0 +1,73 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "checkpoint/process/process.h"
+
+int saved_no_memory(struct saving *saving)
+{
+	return checkpoint_fail(&saving->error, -ENOMEM, "checkpoint: %s", strerror(ENOMEM));
+}
+
+char *proc_text(struct arena *arena, pid_t pid, const char *name, size_t *ret_len)
+{
+	char path[96];
+	size_t room = 8192, len = 0;
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	_cleanup_free_ char *text = fd < 0 ? NULL : malloc(room);
+	while (text) {
+		ssize_t n = read(fd, text + len, room - len - 1);
+		if (n < 0)
+			return NULL;
+		len += (size_t)n;
+		if (n == 0)
+			break;
+		if (room - len < 4096) {
+			char *larger = realloc(text, room * 2);
+			if (!larger)
+				return NULL;
+			text = larger;
+			room *= 2;
+		}
+	}
+	if (!text)
+		return NULL;
+	text[len] = '\0';
+	if (ret_len)
+		*ret_len = len;
+	return arena_copy(arena, text, len + 1);
+}
+
+char *proc_value(struct arena *arena, const char *text, const char *key)
+{
+	size_t length = strlen(key);
+	for (const char *line = text; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
+		if (strncmp(line, key, length) || line[length] != ':')
+			continue;
+		const char *value = line + length + 1;
+		value += strspn(value, " \t");
+		size_t n = strcspn(value, "\n");
+		while (n && (value[n - 1] == ' ' || value[n - 1] == '\t'))
+			n--;
+		char *copy = arena_alloc(arena, n + 1);
+		return copy ? memcpy(copy, value, n) : NULL;
+	}
+	return NULL;
+}
+
+char *proc_link(struct arena *arena, pid_t pid, const char *name)
+{
+	char path[96], target[PATH_MAX + 1];
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
+	ssize_t n = readlink(path, target, sizeof(target) - 1);
+	if (n < 0)
+		return NULL;
+	target[n] = '\0';
+	return arena_strdup(arena, target);
+}

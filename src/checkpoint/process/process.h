@@ -1,0 +1,94 @@
+/*
+ * Saving and restoring one process, a file for each kind of state. Container thread, with every thread of the process held.
+ *
+ * Each save function fills its part of the message, in memory of the dump's arena; each restore function makes the process so. 0 or -errno, with the reason in
+ * the error that they share. What a process has that could not be restored is refused when it is saved.
+ */
+#pragma once
+
+#include "checkpoint/image.h"
+#include "checkpoint/remote.h"
+
+/* One checkpoint. */
+struct saving {
+	struct arena arena;
+	struct checkpoint_error error;
+	Image__Image *image;
+	struct saved_file *files;  /* what the files of the image were found as, in the same order */
+	uint64_t taken_at_ns;      /* monotonic */
+};
+
+struct saved_process {
+	struct saving *saving;
+	struct remote remote;
+	pid_t pid;
+	Image__Process *message;
+	struct range_of_ours { remote_addr_t start, end; } ours[2]; /* what membox has put into it: not to be saved */
+	bool is_adopted; /* a userfaultfd of ours is expected */
+};
+
+/* One restore. */
+struct restoring {
+	const struct image *image;
+	struct checkpoint_error error;
+	int *files;     /* for each file of the image, by index: our descriptor, above all that a process will have */
+	int first_file; /* the lowest of them */
+};
+
+struct restored_process {
+	struct restoring *restoring;
+	struct remote remote;
+	pid_t pid;
+	const Image__Process *message;
+};
+
+/* -ENOMEM with the reason, for an arena that gave nothing. */
+int saved_no_memory(struct saving *saving);
+
+/* --- layout.c: mappings and what the kernel knows of the address space; not the content of pages --- */
+int layout_save(struct saved_process *p);
+/*
+ * Whatever the process has mapped is gone but for what the kernel makes, which is where the image has it, and scratch pages out of the way. The first
+ * thing that is restored.
+ */
+int layout_clear(struct restored_process *p);
+int layout_restore(struct restored_process *p);
+
+/* --- threads.c --- */
+int threads_save(struct saved_process *p);
+int threads_create(struct restored_process *p);  /* the other threads exist */
+int threads_restore(struct restored_process *p); /* the last thing that is restored: what they go on with */
+/* Calls visit with addresses of the process that the kernel itself reads or writes when a thread is made or ends. */
+int threads_for_each_record(const Image__Process *message, int (*visit)(remote_addr_t addr, void *context), void *context);
+
+/* --- signals.c --- */
+int signals_save(struct saved_process *p);
+int signals_restore(struct restored_process *p);
+
+/* --- timers.c --- */
+int timers_save(struct saved_process *p);
+int timers_restore(struct restored_process *p);
+
+/* --- attributes.c --- */
+int attributes_save(struct saved_process *p);
+int attributes_restore(struct restored_process *p);
+
+/* --- descriptors.c: which descriptor is which file --- */
+int descriptors_save(struct saved_process *p);
+int descriptors_restore(struct restored_process *p);
+
+/* --- files.c: the open files themselves --- */
+/* The index of the file behind a descriptor, saved when it is seen for the first time; or -errno. */
+int files_find(struct saved_process *p, int fd);
+/* All have been found: what depends on others (both ends of a pipe). */
+int files_complete(struct saving *saving);
+/* Opens all, in this process, above `above`. */
+int files_restore(struct restoring *restoring, int above);
+void files_close(struct restoring *restoring);
+
+/* --- small helpers --- */
+/* Reads /proc/PID/NAME, or a task's. NUL-terminated text in memory of the arena, or NULL. */
+char *proc_text(struct arena *arena, pid_t pid, const char *name, size_t *ret_len);
+/* The value of a "KEY:\tVALUE" line in such a text; NULL: there is none. In memory of the arena, without the white space around. */
+char *proc_value(struct arena *arena, const char *text, const char *key);
+char *proc_link(struct arena *arena, pid_t pid, const char *name);

@@ -1,0 +1,266 @@
+#include "checkpoint/restore.h"
+
+#include <errno.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/monotonic.h"
+#include "checkpoint/machine.h"
+#include "checkpoint/pages.h"
+#include "container/container.h"
+
+#define STOP_TIMEOUT_US 5000000u /* a new process, which only has to reach a stop */
+
+struct restore {
+	struct restore_source source;
+	struct restoring restoring;
+	struct restored_process *processes; /* one for each of the image, in its order */
+	size_t nr_processes;
+};
+
+static int fail(struct restore *r, pid_t pid, const char *what, long code)
+{
+	return checkpoint_fail(&r->restoring.error, (int)code, "process %d: %s: %s", pid, what, strerror((int)-code));
+}
+
+static int fail_clone(struct restore *r, pid_t pid, long code)
+{
+	if (code == -EEXIST)
+		return checkpoint_fail(&r->restoring.error, (int)code, "process id %d is taken by another process", pid);
+	if (code == -EPERM)
+		return checkpoint_fail(&r->restoring.error, (int)code, "process id %d cannot be given again (that needs CAP_CHECKPOINT_RESTORE)", pid);
+	return fail(r, pid, "cannot be made", code);
+}
+
+/* --- making processes: each is a copy of its parent, which is empty already --- */
+
+/* A copy of the keeper, without other threads, that does nothing until it is held. */
+static long clone_keeper(const struct container *c, pid_t pid)
+{
+	struct clone_args args = {.exit_signal = SIGCHLD, .set_tid = (uint64_t)(uintptr_t)&pid, .set_tid_size = 1};
+	long r = syscall(SYS_clone3, &args, sizeof(args));
+	if (r == 0) {
+		backstop_enter(&c->backstop);
+		for (;;)
+			pause();
+	}
+	return r < 0 ? -errno : r;
+}
+
+static long clone_parent(struct restored_process *parent, pid_t pid)
+{
+	struct {
+		struct clone_args args;
+		pid_t pid;
+	} data = {.pid = pid};
+	data.args.flags = CLONE_PTRACE;
+	data.args.exit_signal = SIGCHLD;
+	data.args.set_tid = parent->remote.scratch + offsetof(typeof(data), pid);
+	data.args.set_tid_size = 1;
+	remote_addr_t at = remote_put(&parent->remote, 0, &data, sizeof(data));
+	return at ? REMOTE_CALL(&parent->remote, SYS_clone3, at, sizeof(data.args), 0, 0, 0, 0) : -EFAULT;
+}
+
+static struct restored_process *find_process(struct restore *r, pid_t pid)
+{
+	for (size_t i = 0; i < r->nr_processes; i++)
+		if (r->processes[i].pid == pid)
+			return &r->processes[i];
+	return NULL;
+}
+
+static int make_process(struct restore *r, struct container *c, const Image__Process *message, struct restored_process *p)
+{
+	struct restored_process *parent = message->parent ? find_process(r, message->parent) : NULL;
+	*p = (struct restored_process){.restoring = &r->restoring, .message = message};
+	if (message->parent && !parent)
+		return fail(r, message->pid, "its parent", -ESRCH);
+	long pid = parent ? clone_parent(parent, message->pid) : clone_keeper(c, message->pid);
+	if (pid < 0)
+		return fail_clone(r, message->pid, pid);
+	p->pid = (pid_t)pid;
+	r->nr_processes++;
+	int result = parent ? world_of_clone(p->pid, &p->remote.world) : world_stop(p->pid, STOP_TIMEOUT_US, &p->remote.world);
+	if (result < 0)
+		return fail(r, p->pid, "does not stop", result);
+	if (message->is_zombie)
+		return 0;
+	if (parent)
+		world_use_syscall_at(p->remote.world, world_syscall_address(parent->remote.world));
+	result = layout_clear(p);
+	if (result == 0 && message->session == message->pid) {
+		long session = REMOTE_CALL(&p->remote, SYS_setsid, 0, 0, 0, 0, 0, 0);
+		result = session < 0 ? fail(r, p->pid, "session", session) : 0;
+	}
+	return result;
+}
+
+/* Those that lead a group before those that follow. Zombies are in no group any more that matters. */
+static int restore_group(struct restore *r, struct restored_process *p, bool leaders)
+{
+	const Image__Process *message = p->message;
+	bool leads = message->group == message->pid;
+	if (!message->group || leads != leaders || message->session == message->pid || message->is_zombie)
+		return 0;
+	long result = REMOTE_CALL(&p->remote, SYS_setpgid, 0, (uint64_t)message->group, 0, 0, 0, 0);
+	return result < 0 ? fail(r, p->pid, "process group", result) : 0;
+}
+
+/* It ends as it did before; its parent will ask. */
+static int end_zombie(struct restored_process *p)
+{
+	int status = p->message->zombie_status;
+	if (WIFSIGNALED(status))
+		kill(p->pid, SIGKILL);
+	else
+		REMOTE_CALL(&p->remote, SYS_exit_group, (uint64_t)WEXITSTATUS(status), 0, 0, 0, 0, 0);
+	world_resume(p->remote.world);
+	p->remote.world = NULL;
+	return 0;
+}
+
+static int restore_state(struct restored_process *p)
+{
+	if (p->message->is_zombie)
+		return end_zombie(p);
+	int r = layout_restore(p);
+	if (r == 0)
+		r = pages_restore_now(p);
+	if (r == 0)
+		r = descriptors_restore(p);
+	if (r == 0)
+		r = signals_restore(p);
+	if (r == 0)
+		r = attributes_restore(p);
+	if (r == 0)
+		r = threads_create(p);
+	if (r == 0)
+		r = timers_restore(p);
+	if (r == 0)
+		r = threads_restore(p);
+	remote_close(&p->remote);
+	return r;
+}
+
+/* The highest descriptor that any of them has, and ours below that, are left free. */
+static int lowest_free(const Image__Image *image)
+{
+	uint32_t highest = 63;
+	for (size_t i = 0; i < image->n_processes; i++)
+		for (size_t k = 0; k < image->processes[i]->n_descriptors; k++)
+			highest = MAX_OF(highest, image->processes[i]->descriptors[k]->number);
+	return (int)highest + 1;
+}
+
+static int make_all(struct restore *r, struct container *c)
+{
+	const Image__Image *image = r->restoring.image->message;
+	int result = files_restore(&r->restoring, lowest_free(image));
+	for (size_t i = 0; result == 0 && i < image->n_processes; i++)
+		result = make_process(r, c, image->processes[i], &r->processes[i]);
+	for (int leaders = 1; leaders >= 0; leaders--)
+		for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
+			result = restore_group(r, &r->processes[i], leaders);
+	for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
+		result = restore_state(&r->processes[i]);
+	files_close(&r->restoring);
+	return result;
+}
+
+static void give_up(struct restore *r)
+{
+	for (size_t i = 0; i < r->nr_processes; i++)
+		kill(r->processes[i].pid, SIGKILL);
+	for (size_t i = 0; i < r->nr_processes; i++)
+		world_resume(r->processes[i].remote.world);
+	for (size_t i = 0; i < r->nr_processes; i++)
+		waitpid(r->processes[i].pid, NULL, __WALL);
+	r->nr_processes = 0;
+}
+
+static pid_t create(void *context, struct container *c)
+{
+	struct restore *r = context;
+	int result = make_all(r, c);
+	if (result == 0)
+		return r->processes[0].pid;
+	give_up(r);
+	log_error("cannot restore: %s", r->restoring.error.text);
+	return result;
+}
+
+/* --- letting them go on --- */
+
+static bool has_pages(const struct restored_process *p)
+{
+	const Image__Memory *memory = p->message->memory;
+	for (size_t i = 0; memory && i < memory->n_mappings; i++)
+		if (memory->mappings[i]->n_extents)
+			return true;
+	return false;
+}
+
+static int adopt(struct restore *r, struct container *c, struct restored_process *p)
+{
+	struct member *member = members_find(&c->members, p->pid);
+	if (!p->remote.world || !has_pages(p))
+		return 0;
+	int result = member ? container_adopt_held(c, member, p->remote.world) : -ESRCH;
+	return result < 0 ? fail(r, p->pid, "its pages cannot be put under a userfaultfd", result) : pages_place(p, member->as);
+}
+
+static int start(void *context, struct container *c)
+{
+	struct restore *r = context;
+	int result = 0;
+	container_refresh_members(c);
+	for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
+		result = adopt(r, c, &r->processes[i]);
+	if (result < 0) {
+		log_error("cannot restore: %s", r->restoring.error.text);
+		give_up(r);
+		return result;
+	}
+	for (size_t i = r->nr_processes; i; i--)
+		world_resume(r->processes[i - 1].remote.world);
+	log_debug("restored: running %llu us after the keeper began", (unsigned long long)(monotonic_ns() - c->begin_ns) / 1000);
+	return 0;
+}
+
+int restore_new(const struct image *image, struct restore **ret, struct checkpoint_error *error)
+{
+	size_t nr = image->message->n_processes;
+	int r = machine_check(image->message->machine, error);
+	if (r == 0 && (!nr || image->message->processes[0]->is_zombie))
+		r = checkpoint_fail(error, -EBADMSG, "the checkpoint holds no process");
+	struct restore *restore = r == 0 ? calloc(1, sizeof(*restore)) : NULL;
+	if (restore)
+		restore->processes = calloc(nr, sizeof(*restore->processes));
+	if (r < 0 || !restore || !restore->processes) {
+		free(restore);
+		return r < 0 ? r : checkpoint_fail(error, -ENOMEM, "restore: %s", strerror(ENOMEM));
+	}
+	restore->restoring.image = image;
+	restore->source = (struct restore_source){.create = create, .start = start, .context = restore, .base = &image->base};
+	*ret = restore;
+	return 0;
+}
+
+void restore_free(struct restore *restore)
+{
+	if (restore)
+		free(restore->processes);
+	free(restore);
+}
+
+const struct restore_source *restore_as_source(struct restore *restore)
+{
+	return &restore->source;
+}

@@ -1,0 +1,331 @@
+#include "checkpoint/save.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/monotonic.h"
+#include "checkpoint/machine.h"
+#include "checkpoint/pages.h"
+#include "container/container.h"
+#include "container/freeze.h"
+#include "container/hold.h"
+#include "container/save_point.h"
+#include "container/squeeze.h"
+#include "platform/process.h"
+
+#define FREEZE_PATIENCE_NS 5000000000ull
+
+enum save_stage {
+	SAVE_EVICTS, /* while the program runs: what is written now need not be written while it stands still */
+	SAVE_HOLDS,
+};
+
+struct save {
+	struct container *c;
+	enum save_stage stage;
+	struct squeeze squeeze;
+	bool leave_running;
+	uint64_t holds_since_ns;
+	struct image_draft draft;
+	struct saving saving;
+	struct pages_count count;
+};
+
+static void save_free(struct save *save)
+{
+	image_draft_end(&save->draft);
+	arena_release(&save->saving.arena);
+	free(save);
+}
+
+static int check_container(const struct container *c, struct checkpoint_error *error)
+{
+	if (!c->swap)
+		return checkpoint_fail(error, -ENOENT, "the container has no swap file, which the checkpoint is to be made of (membox swapon gives it one)");
+	if (c->config->isolate)
+		return checkpoint_fail(error, -ENOTSUP, "the container has namespaces of its own (--isolate), which cannot be saved yet");
+	if (c->swapoff || c->parking != PARKING_NOT || c->frozen)
+		return checkpoint_fail(error, -EBUSY, "the container is parked or stopped, or its swap file is leaving");
+	return 0;
+}
+
+int save_begin(struct container *c, const char *path, bool leave_running, struct save **ret, struct checkpoint_error *error)
+{
+	int r = check_container(c, error);
+	struct save *save = r == 0 ? calloc(1, sizeof(*save)) : NULL;
+	if (!save)
+		return r < 0 ? r : checkpoint_fail(error, -ENOMEM, "checkpoint: %s", strerror(ENOMEM));
+	save->c = c;
+	save->draft.folder = -1;
+	save->leave_running = leave_running;
+	save->stage = leave_running ? SAVE_HOLDS : SAVE_EVICTS;
+	save->holds_since_ns = monotonic_ns();
+	r = image_draft_begin(path, &save->draft, error);
+	if (r == 0 && !leave_running) {
+		r = container_squeeze_begin(c, UINT64_MAX, &save->squeeze);
+		if (r < 0)
+			checkpoint_fail(error, r, "another reclaim or park is under way");
+	}
+	if (r < 0) {
+		save_free(save);
+		return r;
+	}
+	*ret = save;
+	return 0;
+}
+
+/* --- describing the processes --- */
+
+static bool is_saved(const Image__Image *image, pid_t pid)
+{
+	for (size_t i = 0; i < image->n_processes; i++)
+		if (image->processes[i]->pid == pid)
+			return true;
+	return false;
+}
+
+static pid_t if_member(struct container *c, pid_t pid)
+{
+	return members_find(&c->members, pid) ? pid : 0;
+}
+
+static void find_ranges_of_ours(struct saved_process *p, const struct address_space *as)
+{
+	if (!as)
+		return;
+	if (as->agent)
+		p->ours[0] = (struct range_of_ours){as->agent->base, as->agent->base + as->agent->size};
+	if (as->sentinel)
+		p->ours[1] = (struct range_of_ours){as->sentinel, as->sentinel + PAGE_BYTES};
+	p->is_adopted = true;
+}
+
+static int save_state(struct saved_process *p, struct pages_writer *writer, struct address_space *as, struct pages_count *count)
+{
+	int r = layout_save(p);
+	if (r == 0)
+		r = pages_save(p, writer, as, count);
+	if (r == 0)
+		r = threads_save(p);
+	if (r == 0)
+		r = signals_save(p);
+	if (r == 0)
+		r = timers_save(p);
+	if (r == 0)
+		r = descriptors_save(p);
+	return r < 0 ? r : attributes_save(p);
+}
+
+/* One that has ended and waits for its parent, or -ENOTSUP: one that could not be held. */
+static int save_zombie(struct saving *saving, Image__Process *message)
+{
+	struct process_info info;
+	char *stat = proc_text(&saving->arena, message->pid, "stat", NULL), *last = stat ? strrchr(stat, ' ') : NULL;
+	if (process_info_read(message->pid, &info) < 0 || info.state != 'Z' || !last)
+		return checkpoint_fail(&saving->error, -ENOTSUP, "process %d: it cannot be held", message->pid);
+	message->is_zombie = true;
+	message->zombie_status = atoi(last + 1); /* the last field of proc(5) that there is */
+	return 0;
+}
+
+static int save_process(struct save *save, struct member *member, pid_t parent, struct pages_writer *writer)
+{
+	struct saving *saving = &save->saving;
+	Image__Process *message = arena_alloc(&saving->arena, sizeof(*message));
+	Image__Process **slot = arena_grow(&saving->arena, &saving->image->processes, saving->image->n_processes, sizeof(*slot));
+	if (!message || !slot)
+		return saved_no_memory(saving);
+	image__process__init(message);
+	message->pid = member->pid;
+	message->parent = parent;
+	message->group = if_member(save->c, getpgid(member->pid));
+	message->session = if_member(save->c, getsid(member->pid));
+	*slot = message;
+	saving->image->n_processes++;
+	struct world *world = world_find(member->pid);
+	if (!world)
+		return save_zombie(saving, message);
+	if (member->same_memory)
+		return checkpoint_fail(&saving->error, -ENOTSUP, "process %d: it shares the memory of another one (vfork, or clone with CLONE_VM)", member->pid);
+	struct address_space *as = container_space_of(save->c, member);
+	struct saved_process p = {.saving = saving, .pid = member->pid, .message = message};
+	find_ranges_of_ours(&p, as);
+	int r = remote_open(&p.remote, world, 0);
+	if (r < 0)
+		return checkpoint_fail(&saving->error, r, "process %d: no system call can be made in it: %s", member->pid, strerror(-r));
+	r = save_state(&p, writer, as, &save->count);
+	remote_close(&p.remote);
+	return r;
+}
+
+/* Parents before their children. A parent that is no member is the keeper, or stands above an attached process. */
+static int save_processes(struct save *save, struct pages_writer *writer)
+{
+	struct container *c = save->c;
+	uint32_t nr_saved = 0, before;
+	do {
+		before = nr_saved;
+		for (uint32_t i = 0; i < c->members.nr; i++) {
+			struct member *member = &c->members.items[i];
+			struct process_info info;
+			if (is_saved(save->saving.image, member->pid) || process_info_read(member->pid, &info) < 0)
+				continue;
+			pid_t parent = if_member(c, info.parent);
+			if (parent && !is_saved(save->saving.image, parent))
+				continue;
+			int r = save_process(save, member, parent, writer);
+			if (r < 0)
+				return r;
+			nr_saved++;
+		}
+	} while (nr_saved > before);
+	return nr_saved ? files_complete(&save->saving) : checkpoint_fail(&save->saving.error, -ESRCH, "the container is empty");
+}
+
+static int describe_container(struct save *save)
+{
+	struct container *c = save->c;
+	struct arena *arena = &save->saving.arena;
+	Image__Container *message = arena_alloc(arena, sizeof(*message));
+	Image__Pages *pages = arena_alloc(arena, sizeof(*pages));
+	if (!message || !pages)
+		return -ENOMEM;
+	image__container__init(message);
+	image__pages__init(pages);
+	message->name = arena_strdup(arena, c->config->name);
+	message->limit_bytes = charge_limit(&c->charge) << PAGE_SHIFT;
+	message->taken_at = (uint64_t)time(NULL);
+	for (char **word = c->config->argv; *word; word++) {
+		char **slot = arena_grow(arena, &message->command, message->n_command, sizeof(*slot));
+		if (!slot || !(*slot = arena_strdup(arena, *word)))
+			return -ENOMEM;
+		message->n_command++;
+	}
+	save->saving.image->container = message;
+	save->saving.image->pages = pages;
+	return message->name ? machine_describe(arena, &save->saving.image->machine) : -ENOMEM;
+}
+
+static int describe_all(struct save *save)
+{
+	struct saving *saving = &save->saving;
+	saving->taken_at_ns = monotonic_ns();
+	saving->image = arena_alloc(&saving->arena, sizeof(*saving->image));
+	struct pages_writer *writer = pages_writer_new(save->c->swap);
+	int r = saving->image && writer ? 0 : saved_no_memory(saving);
+	if (r == 0) {
+		image__image__init(saving->image);
+		r = describe_container(save) < 0 ? saved_no_memory(saving) : save_processes(save, writer);
+	}
+	pages_writer_free(writer);
+	if (r == 0 && saving->arena.is_exhausted)
+		r = saved_no_memory(saving);
+	return r;
+}
+
+/* --- the end --- */
+
+static int store_folder(struct save *save)
+{
+	struct swap *swap = save->c->swap;
+	struct checkpoint_error *error = &save->saving.error;
+	Image__Pages *pages = save->saving.image->pages;
+	pages->nr_slots = swap_pins_end(swap);
+	pages->checksum_seed = swap_seed(swap);
+	pages->nr_pages = save->count.pages;
+	pages->written = save->count.written;
+	_cleanup_free_ uint64_t *checksums = calloc(pages->nr_slots + 1, sizeof(*checksums));
+	if (!checksums)
+		return saved_no_memory(&save->saving);
+	swap_pins_checksums(swap, checksums);
+	int r = swap_keep(swap, true);
+	if (r == 0)
+		r = swap_sync(swap);
+	if (r < 0)
+		return checkpoint_fail(error, r, "swap file %.200s: %s", swap_path(swap), strerror(-r));
+	r = swap_link(swap, save->draft.folder, "pages");
+	if (r == -EXDEV)
+		return checkpoint_fail(error, r, "%.150s is on another file system than the swap file %.150s, which becomes part of the checkpoint",
+				       save->draft.path, swap_path(swap));
+	if (r < 0)
+		return checkpoint_fail(error, r, "cannot link the swap file %.150s into %.150s: %s", swap_path(swap), save->draft.path, strerror(-r));
+	return image_draft_commit(&save->draft, save->saving.image, checksums, pages->nr_slots, error);
+}
+
+/* The container's own name for the file, if it still has one, and the new checkpoint's: others are earlier checkpoints. */
+static bool earlier_are_gone(const struct container *c)
+{
+	return swap_links(c->swap) <= (access(swap_path(c->swap), F_OK) == 0 ? 2 : 1);
+}
+
+static int save_everything(struct save *save)
+{
+	struct swap *swap = save->c->swap;
+	bool kept_before = swap_pinned_slots(swap) > 0;
+	int r = describe_all(save);
+	if (r == 0)
+		r = store_folder(save);
+	if (r == 0 && swap_pins_commit(swap, earlier_are_gone(save->c)) < 0)
+		container_kill(save->c, "there is no memory to keep what its checkpoint refers to");
+	if (r < 0) {
+		swap_pins_cancel(swap);
+		if (!kept_before)
+			swap_keep(swap, false);
+	}
+	return r;
+}
+
+/* Nobody goes on for a moment: what the program did then would be done again after the restore. */
+static void kill_held(struct save *save)
+{
+	char reason[256];
+	for (uint32_t i = 0; i < save->c->members.nr; i++)
+		member_kill(&save->c->members.items[i], SIGKILL);
+	snprintf(reason, sizeof(reason), "it was checkpointed into %.200s", save->draft.path);
+	container_kill(save->c, reason);
+}
+
+static int step_hold(struct save *save, struct save_result *result)
+{
+	struct checkpoint_error *error = &save->saving.error;
+	uint64_t begin = monotonic_ns();
+	int r = container_save_point_begin(save->c);
+	if (r == -EBUSY && begin - save->holds_since_ns < FREEZE_PATIENCE_NS)
+		return -EINPROGRESS;
+	if (r == -EBUSY)
+		return checkpoint_fail(error, -ETIMEDOUT, "a process could not be held (it may be inside vfork; try again)");
+	if (r < 0)
+		return checkpoint_fail(error, r, "the compressed pool cannot be written to the swap file %.200s", swap_path(save->c->swap));
+	r = save_everything(save);
+	if (r == 0 && !save->leave_running)
+		kill_held(save);
+	else
+		container_save_point_end(save->c);
+	*result = (struct save_result){save->count.pages, save->count.written, (monotonic_ns() - begin) / 1000};
+	return r;
+}
+
+int save_step(struct save **save, struct save_result *result, struct checkpoint_error *error)
+{
+	struct save *s = *save;
+	uint64_t pages;
+	int r = s->stage == SAVE_EVICTS ? container_squeeze_step(s->c, &s->squeeze, &pages) : 0;
+	if (r == 0 && s->stage == SAVE_EVICTS) {
+		s->stage = SAVE_HOLDS;
+		s->holds_since_ns = monotonic_ns();
+	}
+	if (r == 0)
+		r = step_hold(s, result);
+	if (r == -EINPROGRESS)
+		return r;
+	*error = s->saving.error;
+	save_free(s);
+	*save = NULL;
+	return r;
+}

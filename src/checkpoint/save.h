@@ -1,0 +1,26 @@
+/*
+ * `membox checkpoint`: what is in memory is written into the swap file beside what is there already, and a folder is made of the swap file and a description of
+ * the processes (image.h). Container thread.
+ *
+ *   evict while running (unless it goes on) → hold everybody → write the rest, describe, commit → kill everybody, or let them go on
+ *
+ * Until the commit, which is the renaming of a folder, nothing has changed for the container, and an earlier checkpoint of the same name is intact.
+ */
+#pragma once
+
+#include "checkpoint/error.h"
+#include "base/types.h"
+
+struct container;
+struct save;
+
+struct save_result {
+	uint64_t pages, written; /* in slots; of these: written for this checkpoint */
+	uint64_t frozen_us;      /* how long nobody ran */
+};
+
+/* 0 and *ret, to be stepped until the end; or -errno with the reason. path is absolute. */
+int save_begin(struct container *c, const char *path, bool leave_running, struct save **ret, struct checkpoint_error *error);
+
+/* -EINPROGRESS; or the end, when *save is freed: 0, or -errno with the reason and everybody going on. */
+int save_step(struct save **save, struct save_result *result, struct checkpoint_error *error);

@@ -1,0 +1,39 @@
+#include "container/save_point.h"
+
+#include <errno.h>
+
+#include "container/container.h"
+#include "container/freeze.h"
+#include "container/hold.h"
+#include "container/reclaimer.h"
+#include "pager/writeback.h"
+
+/* The reclaim thread is the only one that evicts, and stands still. */
+static int settle_pool(struct container *c)
+{
+	struct pager *pager = &c->pager;
+	atomic_store(&pager->pool_target, 0);
+	writeback_drain(pager->writeback);
+	bool is_settled = !writeback_has_failed(pager->writeback) && (!pager->pool || !atomic_load(pool_memory(pager->pool)));
+	return is_settled ? 0 : -EIO;
+}
+
+int container_save_point_begin(struct container *c)
+{
+	int r = container_freeze(c, FREEZER_CHECKPOINT);
+	if (r < 0)
+		return r;
+	reclaimer_pause(c->reclaimer);
+	r = settle_pool(c);
+	if (r < 0)
+		container_save_point_end(c);
+	return r;
+}
+
+void container_save_point_end(struct container *c)
+{
+	if (reclaimer_resume(c->reclaimer) < 0)
+		container_kill(c, "its reclaim thread could not be started again");
+	reclaimer_kick(c->reclaimer); /* which gives the pool its share again */
+	container_thaw(c, FREEZER_CHECKPOINT);
+}

@@ -1,0 +1,14 @@
+/*
+ * A container that stands still for a checkpoint: no member runs, nothing is evicted, and whatever is out of memory is in the swap file. Container thread.
+ */
+#pragma once
+
+#include "base/types.h"
+
+struct container;
+
+/* 0; -EBUSY: a member cannot be held just now, to be tried again; -EIO: the pool cannot be written to the swap file. Then nothing is held. */
+int container_save_point_begin(struct container *c);
+
+/* Lets everything go on. */
+void container_save_point_end(struct container *c);

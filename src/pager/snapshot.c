@@ -1,0 +1,114 @@
+#include "pager/snapshot.h"
+
+#include <errno.h>
+
+#include "pager/registration.h"
+#include "pager/writeback.h"
+#include "platform/userfaultfd.h"
+
+struct walk {
+	struct address_space *as;
+	struct stored_run run;
+	int (*visit)(const struct stored_run *run, void *context);
+	void *context;
+	int result;
+};
+
+static void end_run(struct walk *w)
+{
+	if (w->run.nr_pages && w->result == 0)
+		w->result = w->visit(&w->run, w->context);
+	w->run.nr_pages = 0;
+}
+
+static void visit_entry(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context)
+{
+	struct walk *w = context;
+	bool is_out = entry_state(entry) == STATE_SWAPPED || entry_state(entry) == STATE_STAGED;
+	if (!is_out || w->result)
+		return;
+	slot_t slot = entry_slot(entry);
+	if (entry_state(entry) == STATE_STAGED && writeback_has(w->as->pager->writeback, slot)) {
+		w->result = -EBUSY;
+		return;
+	}
+	bool follows = w->run.nr_pages && w->run.start + w->run.nr_pages * PAGE_BYTES == addr && w->run.slot + w->run.nr_pages == slot;
+	if (!follows) {
+		end_run(w);
+		w->run = (struct stored_run){.start = addr, .slot = slot};
+	}
+	w->run.nr_pages++;
+}
+
+int snapshot_for_each_out(struct address_space *as, remote_addr_t start, remote_addr_t end, int (*visit)(const struct stored_run *run, void *context),
+			  void *context)
+{
+	struct walk w = {.as = as, .visit = visit, .context = context};
+	address_space_lock(as);
+	shadow_for_each(as->shadow, start, end, visit_entry, &w);
+	end_run(&w);
+	lock_drop(&as->layout);
+	return w.result;
+}
+
+slot_t snapshot_clean_slot(struct address_space *as, remote_addr_t page)
+{
+	address_space_lock(as);
+	shadow_entry_t entry = shadow_get(as->shadow, page);
+	slot_t slot = entry_state(entry) == STATE_RESIDENT ? entry_slot(entry) : NO_SLOT;
+	if (slot != NO_SLOT)
+		swap_get(as->pager->swap, slot);
+	lock_drop(&as->layout);
+	return slot;
+}
+
+bool snapshot_is_out(struct address_space *as, remote_addr_t page)
+{
+	address_space_lock(as);
+	bool is_out = entry_is_evicted(shadow_get(as->shadow, page));
+	lock_drop(&as->layout);
+	return is_out;
+}
+
+void snapshot_note_stored(struct address_space *as, remote_addr_t page, slot_t slot)
+{
+	struct swap *swap = as->pager->swap;
+	address_space_lock(as);
+	shadow_entry_t entry = shadow_get(as->shadow, page);
+	if (entry_state(entry) == STATE_RESIDENT || entry_state(entry) == STATE_SWAPPED) {
+		swap_get(swap, slot);
+		if (entry_slot(entry) != NO_SLOT)
+			swap_put(swap, entry_slot(entry));
+		shadow_set(as->shadow, page, (entry & ~(~0ull << ENTRY_SLOT_SHIFT)) | (uint64_t)slot << ENTRY_SLOT_SHIFT);
+	}
+	lock_drop(&as->layout);
+}
+
+int snapshot_register(struct address_space *as, remote_addr_t start, remote_addr_t end)
+{
+	int r = 0;
+	address_space_lock(as);
+	if (!registration_covers(as, start, end))
+		r = uffd_register(as->uffd, start, end - start, true);
+	if (r == 0)
+		range_list_put(&as->ranges, start, end);
+	lock_drop(&as->layout);
+	return r;
+}
+
+int snapshot_place(struct address_space *as, const struct stored_run *run)
+{
+	int r = 0;
+	address_space_lock(as);
+	if (!shadow_reserve(as->shadow, run->start, run->start + run->nr_pages * PAGE_BYTES))
+		r = -ENOMEM;
+	for (uint32_t i = 0; r == 0 && i < run->nr_pages; i++) {
+		remote_addr_t page = run->start + (uint64_t)i * PAGE_BYTES;
+		uint64_t flags = shadow_get(as->shadow, page) & ENTRY_PINNED;
+		swap_get(as->pager->swap, run->slot + i);
+		shadow_set(as->shadow, page, entry_make(STATE_SWAPPED, run->slot + i, 0, pager_epoch(as->pager), flags));
+	}
+	address_space_note_out(as);
+	lock_drop(&as->layout);
+	return r;
+}
