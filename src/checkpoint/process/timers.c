@@ -49,6 +49,8 @@ static int save_interval_timer(struct saved_process *p, uint32_t which)
 		r = remote_get(&p->remote, 0, &value, sizeof(value));
 	if (r < 0)
 		return fail(&p->saving->error, p->pid, r);
+	if (!us_of(value.it_value)) /* it has just expired: the kernel starts it again when the signal, which waits, is taken */
+		value.it_value = value.it_interval;
 	if (!us_of(value.it_value))
 		return 0;
 	Image__IntervalTimer **slot = arena_grow(&p->saving->arena, &p->message->interval_timers, p->message->n_interval_timers, sizeof(*slot));
