@@ -40,15 +40,22 @@ void pages_writer_free(struct pages_writer *writer)
 	free(writer);
 }
 
-/* One mapping being saved. */
+/* One mapping, or one object, being saved. */
 struct job {
 	struct saved_process *p;
 	struct pages_writer *writer;
 	struct address_space *as;
-	struct pages_count *count;
-	Image__Mapping *mapping;
-	int memory; /* /proc/PID/mem */
+	const Image__Mapping *mapping; /* NULL: an object */
+	Image__Extent ***extents;      /* where they go */
+	size_t *nr_extents;
+	int memory; /* /proc/PID/mem, or the object's file */
 };
+
+/* Pages of the program's own memory, as opposed to changed ones of a file, whose zeros are not what it would be without them. */
+static bool is_anonymous(const struct job *job)
+{
+	return job->mapping && job->mapping->kind == IMAGE__MAPPING__KIND__ANONYMOUS;
+}
 
 static int fail(struct job *job, int code, const char *what)
 {
@@ -66,14 +73,13 @@ static int fail_store(struct job *job, int code)
 static int add_extent(struct job *job, remote_addr_t start, uint32_t nr_pages, slot_t slot, bool resident)
 {
 	struct arena *arena = &job->p->saving->arena;
-	Image__Mapping *m = job->mapping;
-	Image__Extent *last = m->n_extents ? m->extents[m->n_extents - 1] : NULL;
-	job->count->pages += nr_pages;
+	Image__Extent *last = *job->nr_extents ? (*job->extents)[*job->nr_extents - 1] : NULL;
+	job->p->saving->count.pages += nr_pages;
 	if (last && last->start + last->nr_pages * PAGE_BYTES == start && last->slot + last->nr_pages == slot && last->resident == resident) {
 		last->nr_pages += nr_pages;
 		return 0;
 	}
-	Image__Extent **place = arena_grow(arena, &m->extents, m->n_extents, sizeof(*place)), *extent = arena_alloc(arena, sizeof(*extent));
+	Image__Extent **place = arena_grow(arena, job->extents, *job->nr_extents, sizeof(*place)), *extent = arena_alloc(arena, sizeof(*extent));
 	if (!place || !extent)
 		return saved_no_memory(job->p->saving);
 	image__extent__init(extent);
@@ -82,7 +88,7 @@ static int add_extent(struct job *job, remote_addr_t start, uint32_t nr_pages, s
 	extent->slot = slot;
 	extent->resident = resident;
 	*place = extent;
-	m->n_extents++;
+	++*job->nr_extents;
 	return 0;
 }
 
@@ -114,14 +120,13 @@ static int copy_from_base(struct job *job, Image__Extent *extent, uint32_t index
 /* Extents that lie in the base are replaced by others, page by page where the new slots do not follow each other. */
 static int leave_base(struct job *job)
 {
-	Image__Mapping *m = job->mapping;
-	Image__Extent **old = m->extents;
-	size_t nr = m->n_extents;
+	Image__Extent **old = *job->extents;
+	size_t nr = *job->nr_extents;
 	int r = 0;
-	m->extents = NULL;
-	m->n_extents = 0;
+	*job->extents = NULL;
+	*job->nr_extents = 0;
 	for (size_t i = 0; r == 0 && i < nr; i++) {
-		job->count->pages -= old[i]->nr_pages;
+		job->p->saving->count.pages -= old[i]->nr_pages;
 		if (!(old[i]->slot & SLOT_OF_BASE)) {
 			r = add_extent(job, old[i]->start, old[i]->nr_pages, old[i]->slot, false);
 			for (uint32_t k = 0; r == 0 && k < old[i]->nr_pages; k++)
@@ -133,7 +138,7 @@ static int leave_base(struct job *job)
 			r = copy_from_base(job, old[i], k, &slot);
 			if (r == 0)
 				r = add_extent(job, old[i]->start + (uint64_t)k * PAGE_BYTES, 1, slot, false);
-			job->count->written += r == 0;
+			job->p->saving->count.written += r == 0;
 		}
 	}
 	return r < 0 ? fail_store(job, r) : 0;
@@ -181,7 +186,7 @@ static int store(struct job *job, remote_addr_t start, uint32_t first, uint32_t 
 			swap_set_checksum(swap, slot + i, swap_page_checksum(swap, content + i * PAGE_BYTES));
 		r = swap_write(swap, slot, got, content);
 		for (uint32_t i = 0; i < got; i++) {
-			if (r == 0 && job->as && job->mapping->kind == IMAGE__MAPPING__KIND__ANONYMOUS)
+			if (r == 0 && job->as && is_anonymous(job))
 				snapshot_note_stored(job->as, start + (uint64_t)i * PAGE_BYTES, slot + i);
 			int pinned = swap_pin_new(swap, slot + i);
 			r = r < 0 ? r : pinned;
@@ -191,7 +196,7 @@ static int store(struct job *job, remote_addr_t start, uint32_t first, uint32_t 
 		r = add_extent(job, start, got, slot, true);
 		if (r < 0)
 			return r;
-		job->count->written += got;
+		job->p->saving->count.written += got;
 		start += got * PAGE_BYTES;
 		first += got;
 		nr -= got;
@@ -202,11 +207,13 @@ static int store(struct job *job, remote_addr_t start, uint32_t first, uint32_t 
 /* Pages that are in memory: those that need it are stored, in runs that are as long as possible. */
 static int save_pages(struct job *job, remote_addr_t start, uint32_t nr)
 {
-	bool zeros_are_fresh = job->mapping->kind == IMAGE__MAPPING__KIND__ANONYMOUS;
+	bool zeros_are_fresh = !job->mapping || is_anonymous(job);
 	uint32_t pending = 0; /* pages before i that are to be stored */
-	ssize_t n = pread(job->memory, job->writer->buffer, nr * PAGE_BYTES, (off_t)start);
-	if (n != (ssize_t)(nr * PAGE_BYTES))
+	size_t bytes = nr * PAGE_BYTES;
+	ssize_t n = pread(job->memory, job->writer->buffer, bytes, (off_t)start);
+	if (n < 0 || (job->mapping && n != (ssize_t)bytes))
 		return fail(job, n < 0 ? -errno : -EIO, "its memory cannot be read");
+	memset(job->writer->buffer + n, 0, bytes - (size_t)n); /* the file ends inside its last page */
 	for (uint32_t i = 0; i <= nr; i++) {
 		const uint8_t *content = job->writer->buffer + i * PAGE_BYTES;
 		remote_addr_t page = start + (uint64_t)i * PAGE_BYTES;
@@ -282,11 +289,11 @@ static int compare_extents(const void *a, const void *b)
 
 static int save_mapping(struct job *job, int pagemap)
 {
-	int r = job->as && job->mapping->kind == IMAGE__MAPPING__KIND__ANONYMOUS ? save_evicted(job) : 0;
+	int r = job->as && is_anonymous(job) ? save_evicted(job) : 0;
 	if (r == 0)
 		r = save_resident(job, pagemap);
-	if (r == 0 && job->mapping->n_extents)
-		qsort(job->mapping->extents, job->mapping->n_extents, sizeof(*job->mapping->extents), compare_extents);
+	if (r == 0 && *job->nr_extents)
+		qsort(*job->extents, *job->nr_extents, sizeof(**job->extents), compare_extents);
 	return r;
 }
 
@@ -298,20 +305,30 @@ static int open_memory(pid_t pid, int flags)
 	return fd < 0 ? -errno : fd;
 }
 
-int pages_save(struct saved_process *p, struct pages_writer *writer, struct address_space *as, struct pages_count *count)
+int pages_save(struct saved_process *p, struct address_space *as)
 {
-	struct job job = {.p = p, .writer = writer, .as = as, .count = count, .memory = open_memory(p->pid, O_RDONLY)};
+	struct job job = {.p = p, .writer = p->saving->writer, .as = as, .memory = open_memory(p->pid, O_RDONLY)};
 	_cleanup_close_ int memory = job.memory;
 	_cleanup_close_ int pagemap = pagemap_open(p->pid);
 	int r = memory < 0 ? memory : MIN_OF(pagemap, 0);
 	if (r < 0)
 		return fail(&job, r, "its memory cannot be looked at");
 	for (size_t i = 0; r == 0 && i < p->message->memory->n_mappings; i++) {
-		job.mapping = p->message->memory->mappings[i];
+		Image__Mapping *m = p->message->memory->mappings[i];
+		job.mapping = m;
+		job.extents = &m->extents;
+		job.nr_extents = &m->n_extents;
 		if (job.mapping->flags & MAP_PRIVATE && job.mapping->kind != IMAGE__MAPPING__KIND__KERNEL)
 			r = save_mapping(&job, pagemap);
 	}
 	return r;
+}
+
+int pages_save_file(struct saved_process *p, Image__Object *object, int fd, uint64_t from, uint64_t to)
+{
+	struct job job = {.p = p, .writer = p->saving->writer, .memory = fd, .extents = &object->extents, .nr_extents = &object->n_extents};
+	const struct page_run run = {.start = page_floor(from), .end = page_ceil(to)};
+	return save_run(&job, &run);
 }
 
 /* --- restore --- */

@@ -6,11 +6,6 @@
 struct address_space;
 struct pages_writer;
 
-struct pages_count {
-	uint64_t pages;   /* that are in a slot */
-	uint64_t written; /* of these: written now */
-};
-
 /* Buffers. NULL: no memory. */
 struct pages_writer *pages_writer_new(struct swap *swap);
 void pages_writer_free(struct pages_writer *writer);
@@ -19,7 +14,10 @@ void pages_writer_free(struct pages_writer *writer);
  * Every private page that differs from what its mapping gives afresh is in a slot which is pinned, and in an extent of its mapping. as: NULL when the process is
  * not adopted. 0 or -errno with the reason (-ENOSPC: the swap file is full).
  */
-int pages_save(struct saved_process *p, struct pages_writer *writer, struct address_space *as, struct pages_count *count);
+int pages_save(struct saved_process *p, struct address_space *as);
+
+/* The bytes [from, to) of an open file, pages of zeros left out, become extents of the object. As above. */
+int pages_save_file(struct saved_process *p, Image__Object *object, int fd, uint64_t from, uint64_t to);
 
 /*
  * Restore in two steps: before threads are made, what the kernel itself reads, and what cannot come as faults; then, when the process is adopted, the rest

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/monotonic.h"
 #include "checkpoint/machine.h"
+#include "checkpoint/objects.h"
 #include "checkpoint/pages.h"
 #include "container/container.h"
 
@@ -162,7 +163,10 @@ static int lowest_free(const Image__Image *image)
 static int make_all(struct restore *r, struct container *c)
 {
 	const Image__Image *image = r->restoring.image->message;
-	int result = files_restore(&r->restoring, lowest_free(image));
+	int lowest = r->restoring.first_file = lowest_free(image);
+	int result = objects_restore(&r->restoring, lowest);
+	if (result == 0)
+		result = files_restore(&r->restoring, lowest);
 	for (size_t i = 0; result == 0 && i < image->n_processes; i++)
 		result = make_process(r, c, image->processes[i], &r->processes[i]);
 	for (int leaders = 1; leaders >= 0; leaders--)
@@ -171,6 +175,7 @@ static int make_all(struct restore *r, struct container *c)
 	for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
 		result = restore_state(&r->processes[i]);
 	files_close(&r->restoring);
+	objects_close(&r->restoring);
 	return result;
 }
 

@@ -34,7 +34,6 @@ struct save {
 	uint64_t holds_since_ns;
 	struct image_draft draft;
 	struct saving saving;
-	struct pages_count count;
 };
 
 static void save_free(struct save *save)
@@ -106,11 +105,11 @@ static void find_ranges_of_ours(struct saved_process *p, const struct address_sp
 	p->is_adopted = true;
 }
 
-static int save_state(struct saved_process *p, struct pages_writer *writer, struct address_space *as, struct pages_count *count)
+static int save_state(struct saved_process *p, struct address_space *as)
 {
 	int r = layout_save(p);
 	if (r == 0)
-		r = pages_save(p, writer, as, count);
+		r = pages_save(p, as);
 	if (r == 0)
 		r = threads_save(p);
 	if (r == 0)
@@ -134,7 +133,7 @@ static int save_zombie(struct saving *saving, Image__Process *message)
 	return 0;
 }
 
-static int save_process(struct save *save, struct member *member, pid_t parent, struct pages_writer *writer)
+static int save_process(struct save *save, struct member *member, pid_t parent)
 {
 	struct saving *saving = &save->saving;
 	Image__Process *message = arena_alloc(&saving->arena, sizeof(*message));
@@ -159,13 +158,13 @@ static int save_process(struct save *save, struct member *member, pid_t parent, 
 	int r = remote_open(&p.remote, world, 0);
 	if (r < 0)
 		return checkpoint_fail(&saving->error, r, "process %d: no system call can be made in it: %s", member->pid, strerror(-r));
-	r = save_state(&p, writer, as, &save->count);
+	r = save_state(&p, as);
 	remote_close(&p.remote);
 	return r;
 }
 
 /* Parents before their children. A parent that is no member is the keeper, or stands above an attached process. */
-static int save_processes(struct save *save, struct pages_writer *writer)
+static int save_processes(struct save *save)
 {
 	struct container *c = save->c;
 	uint32_t nr_saved = 0, before;
@@ -179,7 +178,7 @@ static int save_processes(struct save *save, struct pages_writer *writer)
 			pid_t parent = if_member(c, info.parent);
 			if (parent && !is_saved(save->saving.image, parent))
 				continue;
-			int r = save_process(save, member, parent, writer);
+			int r = save_process(save, member, parent);
 			if (r < 0)
 				return r;
 			nr_saved++;
@@ -215,15 +214,14 @@ static int describe_container(struct save *save)
 static int describe_all(struct save *save)
 {
 	struct saving *saving = &save->saving;
-	saving->taken_at_ns = monotonic_ns();
 	saving->image = arena_alloc(&saving->arena, sizeof(*saving->image));
-	struct pages_writer *writer = pages_writer_new(save->c->swap);
-	int r = saving->image && writer ? 0 : saved_no_memory(saving);
+	saving->writer = pages_writer_new(save->c->swap);
+	int r = saving->image && saving->writer ? 0 : saved_no_memory(saving);
 	if (r == 0) {
 		image__image__init(saving->image);
-		r = describe_container(save) < 0 ? saved_no_memory(saving) : save_processes(save, writer);
+		r = describe_container(save) < 0 ? saved_no_memory(saving) : save_processes(save);
 	}
-	pages_writer_free(writer);
+	pages_writer_free(saving->writer);
 	if (r == 0 && saving->arena.is_exhausted)
 		r = saved_no_memory(saving);
 	return r;
@@ -238,8 +236,8 @@ static int store_folder(struct save *save)
 	Image__Pages *pages = save->saving.image->pages;
 	pages->nr_slots = swap_pins_end(swap);
 	pages->checksum_seed = swap_seed(swap);
-	pages->nr_pages = save->count.pages;
-	pages->written = save->count.written;
+	pages->nr_pages = save->saving.count.pages;
+	pages->written = save->saving.count.written;
 	_cleanup_free_ uint64_t *checksums = calloc(pages->nr_slots + 1, sizeof(*checksums));
 	if (!checksums)
 		return saved_no_memory(&save->saving);
@@ -307,7 +305,7 @@ static int step_hold(struct save *save, struct save_result *result)
 		kill_held(save);
 	else
 		container_save_point_end(save->c);
-	*result = (struct save_result){save->count.pages, save->count.written, (monotonic_ns() - begin) / 1000};
+	*result = (struct save_result){save->saving.count.pages, save->saving.count.written, (monotonic_ns() - begin) / 1000};
 	return r;
 }
 

@@ -1,6 +1,7 @@
 /* Working directory, umask, limits, rights, and the other small things that a whole process has. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/membarrier.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,6 +73,8 @@ static long ask_prctl(struct saved_process *p, int option, uint64_t argument)
 	return REMOTE_CALL(&p->remote, SYS_prctl, (uint64_t)option, argument, 0, 0, 0, 0);
 }
 
+#define MEMBARRIER_CMD_GET_REGISTRATIONS (1 << 9) /* Linux 6.3 */
+
 int attributes_save(struct saved_process *p)
 {
 	struct arena *arena = &p->saving->arena;
@@ -95,6 +98,8 @@ int attributes_save(struct saved_process *p)
 	process_oom_score_adj(p->pid, &adjust);
 	a->oom_score_adj = adjust;
 	a->dumpable = (uint32_t)ask_prctl(p, PR_GET_DUMPABLE, 0);
+	long barriers = REMOTE_CALL(&p->remote, SYS_membarrier, MEMBARRIER_CMD_GET_REGISTRATIONS, 0, 0, 0, 0, 0);
+	a->membarrier = barriers > 0 ? (uint32_t)barriers : 0;
 	int is_subreaper = 0;
 	if (ask_prctl(p, PR_GET_CHILD_SUBREAPER, p->remote.scratch) == 0 && remote_get(&p->remote, 0, &is_subreaper, sizeof(is_subreaper)) == 0)
 		a->subreaper = is_subreaper;
@@ -138,6 +143,8 @@ int attributes_restore(struct restored_process *p)
 	if (a->no_new_privileges)
 		REMOTE_CALL(&p->remote, SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0);
 	REMOTE_CALL(&p->remote, SYS_prctl, PR_SET_CHILD_SUBREAPER, (uint64_t)a->subreaper, 0, 0, 0, 0);
+	for (uint32_t left = a->membarrier; left; left &= left - 1)
+		REMOTE_CALL(&p->remote, SYS_membarrier, left & -left, 0, 0, 0, 0, 0);
 	if (a->dumpable <= 1)
 		REMOTE_CALL(&p->remote, SYS_prctl, PR_SET_DUMPABLE, a->dumpable, 0, 0, 0, 0);
 	int error = restore_oom_score(p, a->oom_score_adj);

@@ -87,6 +87,22 @@ static int restore_watches(struct restored_process *p, const Image__Descriptor *
 	return 0;
 }
 
+/* Closing any descriptor of a file gives a process's locks up, so they come last. */
+static int restore_locks(struct restored_process *p, const Image__Descriptor *d, const Image__File *file)
+{
+	for (size_t i = 0; i < file->n_locks; i++) {
+		const Image__Lock *lock = file->locks[i];
+		struct flock range = {.l_type = lock->exclusive ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET, .l_start = (off_t)lock->start, .l_len = (off_t)lock->bytes};
+		if (lock->kind != IMAGE__LOCK__KIND__POSIX || lock->pid != p->pid)
+			continue;
+		remote_addr_t at = remote_put(&p->remote, 0, &range, sizeof(range));
+		long r = at ? REMOTE_CALL(&p->remote, SYS_fcntl, d->number, F_SETLK, at, 0, 0, 0) : -EFAULT;
+		if (r < 0)
+			return fail_restore(p, d->number, r);
+	}
+	return 0;
+}
+
 int descriptors_restore(struct restored_process *p)
 {
 	const Image__Process *message = p->message;
@@ -100,7 +116,11 @@ int descriptors_restore(struct restored_process *p)
 	}
 	if (r >= 0)
 		r = REMOTE_CALL(&p->remote, SYS_close_range, first, UINT32_MAX, 0, 0, 0, 0);
-	for (size_t i = 0; r >= 0 && i < message->n_descriptors; i++)
-		r = restore_watches(p, message->descriptors[i], p->restoring->image->message->files[message->descriptors[i]->file]);
+	for (size_t i = 0; r >= 0 && i < message->n_descriptors; i++) {
+		const Image__File *file = p->restoring->image->message->files[message->descriptors[i]->file];
+		r = restore_watches(p, message->descriptors[i], file);
+		if (r >= 0)
+			r = restore_locks(p, message->descriptors[i], file);
+	}
 	return r < 0 ? fail_restore(p, 0, r) : 0;
 }

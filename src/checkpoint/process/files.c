@@ -24,7 +24,9 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "checkpoint/objects.h"
 #include "checkpoint/process/process.h"
+#include "checkpoint/process/sockets.h"
 
 #define STATUS_FLAGS (O_ACCMODE | O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_DIRECT | O_NOATIME | O_ASYNC)
 
@@ -109,6 +111,12 @@ static int save_by_path(struct saved_process *p, Image__File *f, int fd, const s
 	struct stat there;
 	f->kind = S_ISREG(st->st_mode) ? IMAGE__FILE__KIND__REGULAR : S_ISDIR(st->st_mode) ? IMAGE__FILE__KIND__FOLDER : IMAGE__FILE__KIND__DEVICE;
 	f->bytes = S_ISREG(st->st_mode) ? (uint64_t)st->st_size : 0;
+	if (S_ISREG(st->st_mode) && !st->st_nlink) {
+		char path[64];
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", p->pid, fd);
+		f->kind = IMAGE__FILE__KIND__OBJECT;
+		return object_find(p, path, f->path, &f->object);
+	}
 	if (f->path[0] != '/' || stat(f->path, &there) < 0 || there.st_dev != st->st_dev || there.st_ino != st->st_ino)
 		return refuse(p, fd, f->path, "it has been removed or replaced");
 	return 0;
@@ -142,13 +150,40 @@ static int save_file(struct saved_process *p, Image__File *f, int fd, const stru
 		f->pipe_id = st->st_ino;
 		return link[0] == '/' ? refuse(p, fd, link, "a named pipe") : 0;
 	}
-	if (is_terminal(st) || S_ISSOCK(st->st_mode)) {
+	if (S_ISSOCK(st->st_mode))
+		return socket_save(p, f, fd);
+	if (is_terminal(st)) {
 		f->kind = IMAGE__FILE__KIND__OUTSIDE;
-		return fd <= STDERR_FILENO || is_terminal(st) ? 0 : refuse(p, fd, link, "a socket");
+		return 0;
 	}
 	if (S_ISREG(st->st_mode) || S_ISDIR(st->st_mode) || is_simple_device(st))
 		return save_by_path(p, f, fd, st);
 	return refuse(p, fd, link, "a device");
+}
+
+/* Lines of fdinfo: "lock:\t1: POSIX  ADVISORY  WRITE 4711 08:01:12345 0 EOF" (proc(5)). */
+static int save_locks(struct saved_process *p, Image__File *f, int fd, const char *info)
+{
+	struct arena *arena = &p->saving->arena;
+	for (const char *line = strstr(info, "lock:"); line; line = strstr(line + 1, "lock:")) {
+		char kind[16], way[16], end[24];
+		unsigned long long start;
+		int pid;
+		if (sscanf(line, "lock: %*d: %15s %*s %15s %d %*s %llu %23s", kind, way, &pid, &start, end) != 5 || !strcmp(kind, "LEASE") || !strcmp(kind, "DELEG"))
+			return refuse(p, fd, f->path, "a lease, or a lock that is not understood");
+		Image__Lock **slot = arena_grow(arena, &f->locks, f->n_locks, sizeof(*slot)), *lock = arena_alloc(arena, sizeof(*lock));
+		if (!slot || !lock)
+			return saved_no_memory(p->saving);
+		image__lock__init(lock);
+		lock->kind = !strcmp(kind, "FLOCK") ? IMAGE__LOCK__KIND__FLOCK : !strcmp(kind, "POSIX") ? IMAGE__LOCK__KIND__POSIX : IMAGE__LOCK__KIND__OFD;
+		lock->exclusive = !strcmp(way, "WRITE");
+		lock->start = start;
+		lock->bytes = strcmp(end, "EOF") ? strtoull(end, NULL, 10) - start + 1 : 0;
+		lock->pid = pid;
+		*slot = lock;
+		f->n_locks++;
+	}
+	return 0;
 }
 
 /* --- finding --- */
@@ -187,6 +222,8 @@ int files_find(struct saved_process *p, int fd)
 	f->path = link;
 	*found = (struct saved_file){p->pid, fd, st.st_dev, st.st_ino};
 	int r = save_file(p, f, fd, &st, info);
+	if (r == 0)
+		r = save_locks(p, f, fd, info);
 	if (r < 0)
 		return r;
 	*slot = f;
@@ -267,12 +304,24 @@ static int complete_pipe(struct saving *saving, size_t i)
 	return is_reading_end(f) ? save_content(saving, found, f) : 0;
 }
 
+/* As with pipes. */
+static int complete_socket(struct saving *saving, size_t i)
+{
+	Image__File *f = saving->image->files[i];
+	if (f->outside > STDERR_FILENO || socket_has_its_peer(saving->image, f))
+		return socket_complete(saving, f, saving->files[i].pid, saving->files[i].fd);
+	f->kind = IMAGE__FILE__KIND__OUTSIDE;
+	return 0;
+}
+
 int files_complete(struct saving *saving)
 {
 	int r = 0;
 	for (size_t i = 0; r == 0 && i < saving->image->n_files; i++)
 		if (saving->image->files[i]->kind == IMAGE__FILE__KIND__PIPE)
 			r = complete_pipe(saving, i);
+		else if (saving->image->files[i]->kind == IMAGE__FILE__KIND__SOCKET)
+			r = complete_socket(saving, i);
 	return r;
 }
 
@@ -331,10 +380,34 @@ static int open_pipe(struct restoring *r, const Image__File *f, size_t other, in
 	int mine = ends[!is_reading_end(f)], theirs = ends[is_reading_end(f)];
 	r->files[other] = fcntl(theirs, F_DUPFD_CLOEXEC, above);
 	close(theirs);
+	fcntl(r->files[other], F_SETFL, (int)(r->image->message->files[other]->flags & STATUS_FLAGS));
 	if (n == (ssize_t)reading->content.len && r->files[other] >= 0)
 		return mine;
 	close(mine);
 	return -EIO;
+}
+
+static int open_socket(struct restoring *r, const Image__File *f, int above)
+{
+	size_t other_index;
+	int other, fd = socket_restore(r->image->message, f, &other_index, &other);
+	if (fd < 0 || other < 0)
+		return fd;
+	r->files[other_index] = fcntl(other, F_DUPFD_CLOEXEC, above);
+	close(other);
+	fcntl(r->files[other_index], F_SETFL, (int)(r->image->message->files[other_index]->flags & STATUS_FLAGS));
+	return fd;
+}
+
+/* The object again, by an open file of its own: with a position and flags. */
+static int open_object(const struct restoring *r, const Image__File *f)
+{
+	char path[48];
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", object_fd(r, f->object));
+	int fd = open(path, (int)f->flags | O_CLOEXEC);
+	if (fd >= 0)
+		lseek(fd, (off_t)f->position, SEEK_SET);
+	return fd < 0 ? -errno : fd;
 }
 
 static int open_anonymous(const Image__File *f)
@@ -347,6 +420,21 @@ static int open_anonymous(const Image__File *f)
 	if (f->counter && write(fd, &f->counter, sizeof(f->counter)) < 0)
 		return -EIO;
 	return fd;
+}
+
+/* Those that belong to the open file; POSIX locks belong to a process (descriptors.c). */
+static int take_locks(const Image__File *f, int fd)
+{
+	for (size_t i = 0; i < f->n_locks; i++) {
+		const Image__Lock *lock = f->locks[i];
+		struct flock range = {.l_type = lock->exclusive ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET, .l_start = (off_t)lock->start, .l_len = (off_t)lock->bytes};
+		int r = lock->kind == IMAGE__LOCK__KIND__FLOCK ? flock(fd, (lock->exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB)
+			: lock->kind == IMAGE__LOCK__KIND__OFD ? fcntl(fd, F_OFD_SETLK, &range)
+							       : 0;
+		if (r < 0)
+			return -errno;
+	}
+	return 0;
 }
 
 static int open_file(struct restoring *r, size_t i, int above)
@@ -370,6 +458,10 @@ static int open_file(struct restoring *r, size_t i, int above)
 		return open_timer(f);
 	case IMAGE__FILE__KIND__SIGNALFD:
 		return open_signals(f);
+	case IMAGE__FILE__KIND__SOCKET:
+		return open_socket(r, f, above);
+	case IMAGE__FILE__KIND__OBJECT:
+		return open_object(r, f);
 	default:
 		return -ENOTSUP;
 	}
@@ -386,7 +478,6 @@ int files_restore(struct restoring *r, int above)
 		limit.rlim_cur = limit.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &limit);
 	}
-	r->first_file = above;
 	for (size_t i = 0; i < image->n_files; i++)
 		r->files[i] = -1;
 	for (size_t i = 0; i < image->n_files; i++) {
@@ -401,6 +492,9 @@ int files_restore(struct restoring *r, int above)
 		if (image->files[i]->kind != IMAGE__FILE__KIND__OUTSIDE) /* that is somebody else's too */
 			fcntl(high, F_SETFL, (int)(image->files[i]->flags & STATUS_FLAGS));
 		r->files[i] = high;
+		int locked = take_locks(image->files[i], high);
+		if (locked < 0)
+			return checkpoint_fail(&r->error, locked, "file %.200s: somebody else has locked it", image->files[i]->path);
 	}
 	return 0;
 }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "checkpoint/objects.h"
 #include "checkpoint/process/process.h"
 #include "platform/process.h"
 
@@ -58,12 +59,25 @@ static int refuse(struct saved_process *p, const Image__Mapping *m, const char *
 			       (unsigned long long)m->end, m->path[0] ? " of " : "", m->path, why);
 }
 
+/* Memory that is shared, System V's too, and files that have been removed. */
+static bool is_without_name(const char *path)
+{
+	size_t length = strlen(path);
+	return length > 10 && !strcmp(path + length - 10, " (deleted)");
+}
+
 /* The file must be found again, and be the same then. */
 static int save_file(struct saved_process *p, Image__Mapping *m, dev_t dev, unsigned long long inode)
 {
 	struct stat st;
+	if (is_without_name(m->path)) {
+		char path[64];
+		snprintf(path, sizeof(path), "/proc/%d/map_files/%llx-%llx", p->pid, (unsigned long long)m->start, (unsigned long long)m->end);
+		m->kind = IMAGE__MAPPING__KIND__SHARED;
+		return object_find(p, path, m->path, &m->object);
+	}
 	if (m->path[0] != '/' || stat(m->path, &st) < 0 || st.st_ino != inode || !S_ISREG(st.st_mode))
-		return refuse(p, m, "its file has been removed or replaced, or is none");
+		return refuse(p, m, "its file has been replaced, or is none");
 	m->kind = IMAGE__MAPPING__KIND__FILE;
 	m->file_bytes = (uint64_t)st.st_size;
 	m->file_changed_ns = (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec;
@@ -91,9 +105,7 @@ static int classify(struct saved_process *p, Image__Mapping *m, const char *flag
 	if (has_flag(flags, "io") || has_flag(flags, "pf"))
 		return refuse(p, m, "memory of a device");
 	if (inode)
-		return shared && !strncmp(m->path, "/memfd:", 7) ? refuse(p, m, "shared memory without a name")
-			: !strncmp(m->path, "/dev/zero", 9) || !strncmp(m->path, "/SYSV", 5) ? refuse(p, m, "shared memory without a name")
-											     : save_file(p, m, dev, inode);
+		return save_file(p, m, dev, inode);
 	if (m->path[0] && m->path[0] != '[')
 		return refuse(p, m, "not known what it is");
 	m->kind = IMAGE__MAPPING__KIND__ANONYMOUS;
@@ -395,7 +407,8 @@ static int restore_mapping(struct restored_process *p, const Image__Mapping *m)
 	int fd = is_file ? open_file(p, m) : -1;
 	if (is_file && fd < 0)
 		return fd;
-	long r = REMOTE_CALL(&p->remote, SYS_mmap, m->start, bytes, m->protection, m->flags | MAP_FIXED_NOREPLACE, (uint64_t)fd, is_file ? m->offset : 0);
+	int source = m->kind == IMAGE__MAPPING__KIND__SHARED ? object_fd(p->restoring, m->object) : fd;
+	long r = REMOTE_CALL(&p->remote, SYS_mmap, m->start, bytes, m->protection, m->flags | MAP_FIXED_NOREPLACE, (uint64_t)source, source < 0 ? 0 : m->offset);
 	if (fd >= 0)
 		REMOTE_CALL(&p->remote, SYS_close, (uint64_t)fd, 0, 0, 0, 0, 0);
 	if (r < 0)

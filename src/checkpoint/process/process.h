@@ -15,7 +15,11 @@ struct saving {
 	struct checkpoint_error error;
 	Image__Image *image;
 	struct saved_file *files;  /* what the files of the image were found as, in the same order */
-	uint64_t taken_at_ns;      /* monotonic */
+	struct pages_writer *writer;
+	struct {
+		uint64_t pages;   /* that are in a slot */
+		uint64_t written; /* of these: written now */
+	} count;
 };
 
 struct saved_process {
@@ -32,7 +36,8 @@ struct restoring {
 	const struct image *image;
 	struct checkpoint_error error;
 	int *files;     /* for each file of the image, by index: our descriptor, above all that a process will have */
-	int first_file; /* the lowest of them */
+	int *objects;   /* the same for each object */
+	int first_file; /* the lowest of all */
 };
 
 struct restored_process {
@@ -82,7 +87,7 @@ int descriptors_restore(struct restored_process *p);
 int files_find(struct saved_process *p, int fd);
 /* All have been found: what depends on others (both ends of a pipe). */
 int files_complete(struct saving *saving);
-/* Opens all, in this process, above `above`. */
+/* Opens all, in this process, above `above`. The objects are there already. */
 int files_restore(struct restoring *restoring, int above);
 void files_close(struct restoring *restoring);
 
