@@ -9,7 +9,8 @@
 int remote_open(struct remote *remote, struct world *world, remote_addr_t at)
 {
 	*remote = (struct remote){.world = world};
-	uint64_t flags = MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED_NOREPLACE : 0);
+	/* Shared: a private mapping would become one with those of the program beside it. */
+	uint64_t flags = MAP_SHARED | MAP_ANONYMOUS | (at ? MAP_FIXED_NOREPLACE : 0);
 	long r = REMOTE_CALL(remote, SYS_mmap, at, REMOTE_SCRATCH_BYTES, PROT_READ | PROT_WRITE, flags, (uint64_t)-1, 0);
 	if (r < 0)
 		return (int)r;

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -179,14 +180,24 @@ static int make_all(struct restore *r, struct container *c)
 	return result;
 }
 
+/* The report of a leader's death comes after that of its last thread, and those that were held are let go by world_collect_late. */
+static bool is_gone(pid_t pid)
+{
+	world_collect_late();
+	return waitpid(pid, NULL, __WALL | WNOHANG) != 0;
+}
+
 static void give_up(struct restore *r)
 {
+	static const struct timespec nap = {.tv_nsec = 1000000};
+	log_error("cannot restore: %s", r->restoring.error.text);
 	for (size_t i = 0; i < r->nr_processes; i++)
 		kill(r->processes[i].pid, SIGKILL);
 	for (size_t i = 0; i < r->nr_processes; i++)
 		world_resume(r->processes[i].remote.world);
 	for (size_t i = 0; i < r->nr_processes; i++)
-		waitpid(r->processes[i].pid, NULL, __WALL);
+		while (!r->processes[i].message->parent && !is_gone(r->processes[i].pid))
+			nanosleep(&nap, NULL);
 	r->nr_processes = 0;
 }
 
@@ -197,7 +208,6 @@ static pid_t create(void *context, struct container *c)
 	if (result == 0)
 		return r->processes[0].pid;
 	give_up(r);
-	log_error("cannot restore: %s", r->restoring.error.text);
 	return result;
 }
 
@@ -229,7 +239,6 @@ static int start(void *context, struct container *c)
 	for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
 		result = adopt(r, c, &r->processes[i]);
 	if (result < 0) {
-		log_error("cannot restore: %s", r->restoring.error.text);
 		give_up(r);
 		return result;
 	}

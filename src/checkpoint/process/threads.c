@@ -24,6 +24,7 @@
 #define AFFINITY_BYTES 1024
 #define MAX_THREADS 65536
 #define SCHED_DEADLINE_POLICY 6
+#define ROBUST_LIST_HEAD_BYTES 24
 
 #ifndef RSEQ_FLAG_UNREGISTER
 #define RSEQ_FLAG_UNREGISTER 1
@@ -234,50 +235,55 @@ static int restore_scheduling(struct restored_process *p, const Image__Thread *t
 	return 0;
 }
 
-static long ask_thread(struct restored_process *p, const Image__Thread *t, const struct remote *by)
+/* What only the thread itself can set. */
+static int restore_by_asking(struct restored_process *p, const Image__Thread *t)
 {
+	struct remote by = p->remote;
 	stack_t stack = {.ss_sp = (void *)(uintptr_t)t->alternate_stack,
 			 .ss_size = t->alternate_stack_bytes,
 			 .ss_flags = (int)t->alternate_stack_flags & ~SS_ONSTACK};
 	char name[16] = {0};
+	by.tid = t->tid;
 	memcpy(name, t->name, MIN_OF(strlen(t->name), sizeof(name) - 1));
-	remote_addr_t at = remote_put(by, 0, &stack, sizeof(stack)), name_at = remote_put(by, 256, name, sizeof(name));
-	if (!at || !name_at)
-		return -EFAULT;
-	/* With SS_ONSTACK the kernel looks at the stack pointer, which is not the thread's own yet: the stack is set all the same. */
-	long r = stack.ss_sp || stack.ss_flags & SS_DISABLE ? REMOTE_CALL(by, SYS_sigaltstack, at, 0, 0, 0, 0, 0) : 0;
-	if (r == 0)
-		r = REMOTE_CALL(by, SYS_prctl, PR_SET_NAME, name_at, 0, 0, 0, 0);
-	if (r == 0 && t->timer_slack_ns)
-		r = REMOTE_CALL(by, SYS_prctl, PR_SET_TIMERSLACK, t->timer_slack_ns, 0, 0, 0, 0);
-	if (r == 0)
-		r = REMOTE_CALL(by, SYS_prctl, PR_SET_PDEATHSIG, (uint64_t)t->parent_death_signal, 0, 0, 0, 0);
-	if (r == 0)
-		r = REMOTE_CALL(by, SYS_set_robust_list, t->robust_list, 24, 0, 0, 0, 0);
-	if (r == 0)
-		r = MIN_OF(REMOTE_CALL(by, SYS_set_tid_address, t->clear_child_tid, 0, 0, 0, 0, 0), 0);
-	if (r == 0 && t->rseq)
-		r = REMOTE_CALL(by, SYS_rseq, t->rseq, t->rseq_bytes, 0, t->rseq_signature, 0, 0);
-	return r;
+	remote_addr_t stack_at = remote_put(&by, 0, &stack, sizeof(stack)), name_at = remote_put(&by, 256, name, sizeof(name));
+	if (!stack_at || !name_at)
+		return fail_restore(p, t->tid, "its memory", -EFAULT);
+	const struct {
+		const char *what;
+		long number;
+		uint64_t args[6];
+		bool wanted;
+	} calls[] = {
+		{"alternate signal stack", SYS_sigaltstack, {stack_at}, t->alternate_stack},
+		{"name", SYS_prctl, {PR_SET_NAME, name_at}, true},
+		{"timer slack", SYS_prctl, {PR_SET_TIMERSLACK, t->timer_slack_ns}, t->timer_slack_ns},
+		{"signal at the death of its parent", SYS_prctl, {PR_SET_PDEATHSIG, (uint64_t)t->parent_death_signal}, true},
+		{"robust list", SYS_set_robust_list, {t->robust_list, ROBUST_LIST_HEAD_BYTES}, true},
+		{"where its id is cleared", SYS_set_tid_address, {t->clear_child_tid}, true},
+		{"restartable sequence", SYS_rseq, {t->rseq, t->rseq_bytes, 0, t->rseq_signature}, t->rseq},
+	};
+	for (size_t i = 0; i < ARRAY_LEN(calls); i++) {
+		long r = calls[i].wanted ? remote_call(&by, calls[i].number, calls[i].args) : 0;
+		if (r < 0)
+			return fail_restore(p, t->tid, calls[i].what, r);
+	}
+	return 0;
 }
 
 static int restore_thread(struct restored_process *p, const Image__Thread *t)
 {
-	struct remote by = p->remote;
 	struct thread_regs regs;
 	struct iovec iov = {t->extended.data, t->extended.len};
-	by.tid = t->tid;
 	if (t->registers.len != sizeof(regs))
 		return fail_restore(p, t->tid, "registers", -EINVAL);
 	memcpy(&regs, t->registers.data, sizeof(regs));
-	long r = ask_thread(p, t, &by);
-	if (r < 0)
-		return fail_restore(p, t->tid, "what the kernel keeps of it", r);
-	r = pending_restore(p, t->tid, t->pending, t->n_pending);
+	int r = restore_by_asking(p, t);
+	if (r == 0)
+		r = pending_restore(p, t->tid, t->pending, t->n_pending);
 	if (r == 0)
 		r = restore_scheduling(p, t);
 	if (r < 0)
-		return (int)r;
+		return r;
 	if (ptrace(PTRACE_SETREGSET, t->tid, EXTENDED_SET, &iov) < 0)
 		return fail_restore(p, t->tid, "vector registers", -errno);
 	r = world_write_thread(p->remote.world, t->tid, &regs, t->signal_mask);
