@@ -92,87 +92,8 @@ static int add_extent(struct job *job, remote_addr_t start, uint32_t nr_pages, s
 	return 0;
 }
 
-/* --- what is out of memory --- */
-
-static int collect_run(const struct stored_run *run, void *context)
-{
-	struct job *job = context;
-	return add_extent(job, run->start, run->nr_pages, run->slot, false);
-}
-
-/* Stores one page that is in the base of a restored container: the checkpoint shall not depend on that. */
-static int copy_from_base(struct job *job, Image__Extent *extent, uint32_t index, slot_t *ret_slot)
-{
-	struct swap *swap = job->writer->swap;
-	uint32_t nr;
-	int r = swap_read(swap, extent->slot + index, job->writer->buffer);
-	if (r == 0)
-		r = swap_alloc(swap, 1, ret_slot, &nr);
-	if (r < 0)
-		return r;
-	swap_set_checksum(swap, *ret_slot, swap_page_checksum(swap, job->writer->buffer));
-	r = swap_write(swap, *ret_slot, 1, job->writer->buffer);
-	if (r == 0)
-		snapshot_note_stored(job->as, extent->start + (uint64_t)index * PAGE_BYTES, *ret_slot);
-	return r == 0 ? swap_pin_new(swap, *ret_slot) : r;
-}
-
-/* Extents that lie in the base are replaced by others, page by page where the new slots do not follow each other. */
-static int leave_base(struct job *job)
-{
-	Image__Extent **old = *job->extents;
-	size_t nr = *job->nr_extents;
-	int r = 0;
-	*job->extents = NULL;
-	*job->nr_extents = 0;
-	for (size_t i = 0; r == 0 && i < nr; i++) {
-		job->p->saving->count.pages -= old[i]->nr_pages;
-		if (!(old[i]->slot & SLOT_OF_BASE)) {
-			r = add_extent(job, old[i]->start, old[i]->nr_pages, old[i]->slot, false);
-			for (uint32_t k = 0; r == 0 && k < old[i]->nr_pages; k++)
-				r = swap_pin(job->writer->swap, old[i]->slot + k);
-			continue;
-		}
-		for (uint32_t k = 0; r == 0 && k < old[i]->nr_pages; k++) {
-			slot_t slot;
-			r = copy_from_base(job, old[i], k, &slot);
-			if (r == 0)
-				r = add_extent(job, old[i]->start + (uint64_t)k * PAGE_BYTES, 1, slot, false);
-			job->p->saving->count.written += r == 0;
-		}
-	}
-	return r < 0 ? fail_store(job, r) : 0;
-}
-
-static int save_evicted(struct job *job)
-{
-	int r = snapshot_for_each_out(job->as, job->mapping->start, job->mapping->end, collect_run, job);
-	if (r == -EBUSY)
-		return fail(job, r, "a page is on its way to the swap file");
-	return r < 0 ? r : leave_base(job);
-}
-
-/* --- what is in memory --- */
-
-static bool is_zero(const uint8_t *page)
-{
-	return page[0] == 0 && !memcmp(page, page + 1, PAGE_BYTES - 1);
-}
-
-/* The slot of an equal copy that was left when the page was last brought in, pinned. */
-static bool find_equal_copy(struct job *job, remote_addr_t page, uint64_t checksum, slot_t *ret_slot)
-{
-	struct swap *swap = job->writer->swap;
-	slot_t slot = job->as ? snapshot_clean_slot(job->as, page) : NO_SLOT;
-	bool is_equal = slot != NO_SLOT && !(slot & SLOT_OF_BASE) && swap_checksum(swap, slot) == checksum && swap_pin(swap, slot) == 0;
-	if (slot != NO_SLOT)
-		swap_put(swap, slot);
-	*ret_slot = slot;
-	return is_equal;
-}
-
 /* Writes nr pages of the buffer, from `first` on, which belong to addresses from start on. */
-static int store(struct job *job, remote_addr_t start, uint32_t first, uint32_t nr)
+static int store(struct job *job, remote_addr_t start, uint32_t first, uint32_t nr, bool resident)
 {
 	struct swap *swap = job->writer->swap;
 	while (nr) {
@@ -193,7 +114,7 @@ static int store(struct job *job, remote_addr_t start, uint32_t first, uint32_t 
 		}
 		if (r < 0)
 			return fail_store(job, r);
-		r = add_extent(job, start, got, slot, true);
+		r = add_extent(job, start, got, slot, resident);
 		if (r < 0)
 			return r;
 		job->p->saving->count.written += got;
@@ -202,6 +123,72 @@ static int store(struct job *job, remote_addr_t start, uint32_t first, uint32_t 
 		nr -= got;
 	}
 	return 0;
+}
+
+/* --- what is out of memory --- */
+
+static int collect_run(const struct stored_run *run, void *context)
+{
+	struct job *job = context;
+	return add_extent(job, run->start, run->nr_pages, run->slot, false);
+}
+
+/* Pages that are in the base of a restored container: the checkpoint shall not depend on that. */
+static int copy_from_base(struct job *job, const Image__Extent *extent)
+{
+	int r = 0;
+	for (uint32_t done = 0; r == 0 && done < extent->nr_pages;) {
+		uint32_t nr = MIN_OF(extent->nr_pages - done, BUFFER_PAGES);
+		r = swap_read(job->writer->swap, extent->slot + done, nr, job->writer->buffer);
+		r = r < 0 ? fail(job, r, "its pages cannot be read from the checkpoint that it was restored from")
+			  : store(job, extent->start + (uint64_t)done * PAGE_BYTES, 0, nr, false);
+		done += nr;
+	}
+	return r;
+}
+
+static int pin_extent(struct job *job, const Image__Extent *extent)
+{
+	int r = add_extent(job, extent->start, extent->nr_pages, extent->slot, false);
+	for (uint32_t i = 0; r == 0 && i < extent->nr_pages; i++)
+		if (swap_pin(job->writer->swap, extent->slot + i) < 0)
+			r = saved_no_memory(job->p->saving);
+	return r;
+}
+
+static int save_evicted(struct job *job)
+{
+	int r = snapshot_for_each_out(job->as, job->mapping->start, job->mapping->end, collect_run, job);
+	Image__Extent **found = *job->extents;
+	size_t nr = *job->nr_extents;
+	if (r < 0)
+		return r == -EBUSY ? fail(job, r, "a page is on its way to the swap file") : r;
+	*job->extents = NULL;
+	*job->nr_extents = 0;
+	for (size_t i = 0; r == 0 && i < nr; i++) {
+		job->p->saving->count.pages -= found[i]->nr_pages; /* they were only collected */
+		r = found[i]->slot & SLOT_OF_BASE ? copy_from_base(job, found[i]) : pin_extent(job, found[i]);
+	}
+	return r;
+}
+
+/* --- what is in memory --- */
+
+static bool is_zero(const uint8_t *page)
+{
+	return page[0] == 0 && !memcmp(page, page + 1, PAGE_BYTES - 1);
+}
+
+/* The slot of an equal copy that was left when the page was last brought in, pinned. */
+static bool find_equal_copy(struct job *job, remote_addr_t page, uint64_t checksum, slot_t *ret_slot)
+{
+	struct swap *swap = job->writer->swap;
+	slot_t slot = job->as ? snapshot_clean_slot(job->as, page) : NO_SLOT;
+	bool is_equal = slot != NO_SLOT && !(slot & SLOT_OF_BASE) && swap_checksum(swap, slot) == checksum && swap_pin(swap, slot) == 0;
+	if (slot != NO_SLOT)
+		swap_put(swap, slot);
+	*ret_slot = slot;
+	return is_equal;
 }
 
 /* Pages that are in memory: those that need it are stored, in runs that are as long as possible. */
@@ -224,7 +211,7 @@ static int save_pages(struct job *job, remote_addr_t start, uint32_t nr)
 			pending++;
 			continue;
 		}
-		int r = pending ? store(job, page - (uint64_t)pending * PAGE_BYTES, i - pending, pending) : 0;
+		int r = pending ? store(job, page - (uint64_t)pending * PAGE_BYTES, i - pending, pending, true) : 0;
 		if (r == 0 && is_stored)
 			r = add_extent(job, page, 1, slot, true);
 		if (r < 0)

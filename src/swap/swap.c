@@ -551,28 +551,34 @@ int swap_link(const struct swap *swap, int folder, const char *name)
 	return linkat(AT_FDCWD, path, folder, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
-int swap_write(struct swap *swap, slot_t first, uint32_t nr, const void *pages)
+/* All of it, or -errno. */
+static int transfer(int fd, uint8_t *at, size_t left, off_t offset, bool is_write)
 {
-	const uint8_t *from = pages;
-	size_t left = (size_t)nr * PAGE_BYTES;
-	off_t at = (off_t)first * (off_t)PAGE_BYTES;
 	while (left) {
-		ssize_t n = pwrite(swap->claim.fd, from, left, at);
-		if (n <= 0 && errno != EINTR)
+		ssize_t n = is_write ? pwrite(fd, at, left, offset) : pread(fd, at, left, offset);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
 			return n < 0 ? -errno : -EIO;
-		from += MAX_OF(n, 0);
-		at += MAX_OF(n, 0);
-		left -= (size_t)MAX_OF(n, 0);
+		at += n;
+		offset += n;
+		left -= (size_t)n;
 	}
 	return 0;
 }
 
-int swap_read(const struct swap *swap, slot_t slot, void *page)
+int swap_write(struct swap *swap, slot_t first, uint32_t nr, const void *pages)
 {
-	ssize_t n = pread(swap_fd_of(swap, slot), page, PAGE_BYTES, (off_t)(slot & ~SLOT_OF_BASE) * (off_t)PAGE_BYTES);
-	if (n != (ssize_t)PAGE_BYTES)
-		return n < 0 ? -errno : -EIO;
-	return swap_page_checksum(swap, page) == swap_checksum(swap, slot) ? 0 : -EBADMSG;
+	return transfer(swap->claim.fd, (uint8_t *)(uintptr_t)pages, (size_t)nr * PAGE_BYTES, (off_t)first * (off_t)PAGE_BYTES, true);
+}
+
+int swap_read(const struct swap *swap, slot_t first, uint32_t nr, void *pages)
+{
+	uint8_t *page = pages;
+	int r = transfer(swap_fd_of(swap, first), page, (size_t)nr * PAGE_BYTES, (off_t)(first & ~SLOT_OF_BASE) * (off_t)PAGE_BYTES, false);
+	for (uint32_t i = 0; r == 0 && i < nr; i++, page += PAGE_BYTES)
+		r = swap_page_checksum(swap, page) == swap_checksum(swap, first + i) ? 0 : -EBADMSG;
+	return r;
 }
 
 int swap_sync(const struct swap *swap)
