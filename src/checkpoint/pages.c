@@ -49,6 +49,7 @@ struct job {
 	Image__Extent ***extents;      /* where they go */
 	size_t *nr_extents;
 	int memory; /* /proc/PID/mem, or the object's file */
+	bool is_tracked; /* every change of the mapping is seen: what has been stored can be remembered */
 };
 
 /* Pages of the program's own memory, as opposed to changed ones of a file, whose zeros are not what it would be without them. */
@@ -107,7 +108,7 @@ static int store(struct job *job, remote_addr_t start, uint32_t first, uint32_t 
 			swap_set_checksum(swap, slot + i, swap_page_checksum(swap, content + i * PAGE_BYTES));
 		r = swap_write(swap, slot, got, content);
 		for (uint32_t i = 0; i < got; i++) {
-			if (r == 0 && job->as && is_anonymous(job))
+			if (r == 0 && job->is_tracked)
 				snapshot_note_stored(job->as, start + (uint64_t)i * PAGE_BYTES, slot + i);
 			int pinned = swap_pin_new(swap, slot + i);
 			r = r < 0 ? r : pinned;
@@ -276,6 +277,7 @@ static int compare_extents(const void *a, const void *b)
 
 static int save_mapping(struct job *job, int pagemap)
 {
+	job->is_tracked = job->as && is_anonymous(job) && snapshot_is_registered(job->as, job->mapping->start, job->mapping->end);
 	int r = job->as && is_anonymous(job) ? save_evicted(job) : 0;
 	if (r == 0)
 		r = save_resident(job, pagemap);

@@ -92,10 +92,10 @@ static int make_process(struct restore *r, struct container *c, const Image__Pro
 	int result = parent ? world_of_clone(p->pid, &p->remote.world) : world_stop(p->pid, STOP_TIMEOUT_US, &p->remote.world);
 	if (result < 0)
 		return fail(r, p->pid, "does not stop", result);
-	if (message->is_zombie)
-		return 0;
 	if (parent)
 		world_use_syscall_at(p->remote.world, world_syscall_address(parent->remote.world));
+	if (message->is_zombie)
+		return 0;
 	result = layout_clear(p);
 	if (result == 0 && message->session == message->pid) {
 		long session = REMOTE_CALL(&p->remote, SYS_setsid, 0, 0, 0, 0, 0, 0);

@@ -293,7 +293,7 @@ static int step_hold(struct save *save, struct save_result *result)
 {
 	struct checkpoint_error *error = &save->saving.error;
 	uint64_t begin = monotonic_ns();
-	int r = container_save_point_begin(save->c);
+	int r = container_save_point_begin(save->c, save->leave_running);
 	if (r == -EBUSY && begin - save->holds_since_ns < FREEZE_PATIENCE_NS)
 		return -EINPROGRESS;
 	if (r == -EBUSY)

@@ -8,6 +8,8 @@
 #include "container/reclaimer.h"
 #include "pager/writeback.h"
 
+#define WORTH_TRACKING 64 /* anonymous pages of a member */
+
 /* The reclaim thread is the only one that evicts, and stands still. */
 static int settle_pool(struct container *c)
 {
@@ -18,11 +20,15 @@ static int settle_pool(struct container *c)
 	return is_settled ? 0 : -EIO;
 }
 
-int container_save_point_begin(struct container *c)
+int container_save_point_begin(struct container *c, bool track)
 {
 	int r = container_freeze(c, FREEZER_CHECKPOINT);
 	if (r < 0)
 		return r;
+	if (track) {
+		c->adopt_threshold = WORTH_TRACKING;
+		hold_cover(c, c->frozen);
+	}
 	reclaimer_pause(c->reclaimer);
 	r = settle_pool(c);
 	if (r < 0)

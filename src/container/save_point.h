@@ -7,8 +7,11 @@
 
 struct container;
 
-/* 0; -EBUSY: a member cannot be held just now, to be tried again; -EIO: the pool cannot be written to the swap file. Then nothing is held. */
-int container_save_point_begin(struct container *c);
+/*
+ * track: all members are adopted, so that another checkpoint knows what has been saved.
+ * 0; -EBUSY: a member cannot be held just now, to be tried again; -EIO: the pool cannot be written to the swap file. Then nothing is held.
+ */
+int container_save_point_begin(struct container *c, bool track);
 
 /* Lets everything go on. */
 void container_save_point_end(struct container *c);

@@ -51,6 +51,14 @@ int snapshot_for_each_out(struct address_space *as, remote_addr_t start, remote_
 	return w.result;
 }
 
+bool snapshot_is_registered(struct address_space *as, remote_addr_t start, remote_addr_t end)
+{
+	address_space_lock(as);
+	bool is_registered = registration_covers(as, start, end);
+	lock_drop(&as->layout);
+	return is_registered;
+}
+
 slot_t snapshot_clean_slot(struct address_space *as, remote_addr_t page)
 {
 	address_space_lock(as);
@@ -75,11 +83,13 @@ void snapshot_note_stored(struct address_space *as, remote_addr_t page, slot_t s
 	struct swap *swap = as->pager->swap;
 	address_space_lock(as);
 	shadow_entry_t entry = shadow_get(as->shadow, page);
-	if (entry_state(entry) == STATE_RESIDENT || entry_state(entry) == STATE_SWAPPED) {
+	enum page_state state = entry_state(entry) == STATE_NONE ? STATE_RESIDENT : entry_state(entry);
+	bool is_tracked = state == STATE_RESIDENT || state == STATE_SWAPPED;
+	shadow_entry_t with_slot = (entry & ~(~0ull << ENTRY_SLOT_SHIFT) & ~ENTRY_STATE_MASK) | (uint64_t)state | (uint64_t)slot << ENTRY_SLOT_SHIFT;
+	if (is_tracked && shadow_set(as->shadow, page, with_slot)) {
 		swap_get(swap, slot);
 		if (entry_slot(entry) != NO_SLOT)
 			swap_put(swap, entry_slot(entry));
-		shadow_set(as->shadow, page, (entry & ~(~0ull << ENTRY_SLOT_SHIFT)) | (uint64_t)slot << ENTRY_SLOT_SHIFT);
 	}
 	lock_drop(&as->layout);
 }

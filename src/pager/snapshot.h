@@ -26,8 +26,11 @@ slot_t snapshot_clean_slot(struct address_space *as, remote_addr_t page);
 /* True when the page is out of memory, whatever the kernel shows in its place. */
 bool snapshot_is_out(struct address_space *as, remote_addr_t page);
 
+/* True when the mapping's pages come as faults. */
+bool snapshot_is_registered(struct address_space *as, remote_addr_t start, remote_addr_t end);
+
 /*
- * A page has been stored: a resident one that is tracked keeps the slot for as long as it stays the same; an evicted one is in this slot from now on.
+ * A page of such a mapping has been stored: a resident one keeps the slot for as long as it stays the same; an evicted one is in this slot from now on.
  */
 void snapshot_note_stored(struct address_space *as, remote_addr_t page, slot_t slot);
 

@@ -158,3 +158,207 @@ def test_already_swapped_is_not_copied(saved):
     assert what["written"] < 8 * MIB, answer.stdout
     assert (one.image / "pages").stat().st_ino == inode
     assert not one.swap.exists()
+
+
+REDIS = "".join(f"SET key:{i} {f'v{i}' * 20}\r\n" for i in range(60000)).encode()
+
+
+def test_redis(saved, shared_folder):
+    """A server: sockets that listen, epoll, several threads; what it holds is the same after the restore."""
+    need_program("redis-server")
+    socket = pathlib.Path(shared_folder) / "redis.sock"
+
+    def ask(*words, stdin=b""):
+        return subprocess.run([need_program("redis-cli"), "-s", socket, *words], input=stdin, stdout=subprocess.PIPE, timeout=60).stdout
+    one = saved([need_program("redis-server"), "--save", "", "--port", "0", "--unixsocket", socket, "--enable-debug-command", "yes"], limit=24 * MIB)
+    assert wait_until(lambda: ask("PING") == b"PONG\n", 20), one.errors()
+    ask("--pipe", stdin=REDIS)
+    digest = ask("DEBUG", "DIGEST")
+    for _ in range(scale(2, 20)):
+        one.checkpoint()
+        assert one.status() == 137
+        one.restore()
+        assert wait_until(lambda: ask("GET", "key:777") == b"v777" * 20 + b"\n", 20), one.errors()
+        assert ask("DEBUG", "DIGEST") == digest
+    ask("SHUTDOWN", "NOSAVE")
+    assert one.status() == 0, one.errors()
+
+
+SHARED = """
+import mmap, os, sys, time
+shared = mmap.mmap(-1, 1 << 20)
+own = bytearray(os.urandom(1 << 20) * 8)
+check = sum(own[::4096])
+rounds, children = int(sys.argv[1]), []
+for n in range(3):
+    pid = os.fork()
+    if pid == 0:
+        for i in range(rounds):
+            shared[n * 8:n * 8 + 8] = (int.from_bytes(shared[n * 8:n * 8 + 8], "little") + 1).to_bytes(8, "little")
+            assert sum(own[::4096]) == check
+            time.sleep(0.001)
+        os._exit(n + 5)
+    children.append(pid)
+states = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+print(states, [int.from_bytes(shared[n * 8:n * 8 + 8], "little") for n in range(3)])
+"""
+
+
+def test_shared_memory_and_forks(saved):
+    """LINEAGE C4: shared anonymous memory is saved once, and is shared again."""
+    program = [PYTHON, "-c", SHARED, 400]
+    one, boxed, times = go_through(saved, program, scale(3, 10), 0.5, limit=48 * MIB)
+    assert boxed == 0, one.errors()
+    assert times >= 1
+    assert one.output.read_text() == "[5, 6, 7] [400, 400, 400]\n"
+
+
+LOCKS = """
+import fcntl, os, sys, time, tempfile, select, signal
+a, b, c = open(sys.argv[1], "w+"), open(sys.argv[1] + "2", "w+"), tempfile.TemporaryFile()
+fcntl.flock(a, fcntl.LOCK_EX)
+fcntl.lockf(b, fcntl.LOCK_EX, 10, 20)
+c.write(b"without a name" * 1000); c.flush(); c.seek(100)
+r, w = os.pipe(); os.write(w, b"x" * 30000)
+poll = select.epoll(); poll.register(r, select.EPOLLIN, )
+masked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]); os.kill(os.getpid(), signal.SIGUSR2)
+os.umask(0o27); os.nice(3); os.chdir("/usr")
+print("ready", flush=True)
+while not os.path.exists(sys.argv[1] + "3"): time.sleep(0.01)
+assert poll.poll(0) == [(r, select.EPOLLIN)] and os.read(r, 40000) == b"x" * 30000
+assert c.read(14) == (b"without a name" * 10)[100:114] and c.tell() == 114
+assert signal.sigpending() == {signal.SIGUSR2}
+assert os.umask(0) == 0o27 and os.nice(0) == 3 and os.getcwd() == "/usr"
+pid = os.fork()
+if not pid:
+    for lock in (lambda: fcntl.flock(open(sys.argv[1]), fcntl.LOCK_SH | fcntl.LOCK_NB), lambda: fcntl.lockf(open(sys.argv[1] + "2", "r+"), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 25)):
+        try:
+            lock()
+            os._exit(1)
+        except BlockingIOError:
+            pass
+    os._exit(0)
+print("right", os.waitpid(pid, 0)[1])
+"""
+
+
+def test_files_and_attributes(saved, shared_folder):
+    """LINEAGE C5: locks, files without a name, pipes, epoll, blocked signals, the small things; once restored, and once again."""
+    path = pathlib.Path(shared_folder) / "locked"
+    one = saved([PYTHON, "-c", LOCKS, path])
+    assert wait_until(lambda: one.output.exists() and b"ready" in one.output.read_bytes(), 20)
+    for _ in range(2):
+        one.checkpoint()
+        assert one.status() == 137
+        one.restore()
+        one.is_there()
+    path.with_name("locked3").touch()
+    assert one.status() == 0, one.errors()
+    assert one.output.read_text() == "ready\nright 0\n"
+
+
+CHANGING = """
+import os, sys, time
+pages, n = bytearray(os.urandom(1 << 20) * 48), 0
+print("ready", flush=True)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.002)
+for i in range(0, len(pages) // 100, 4096):
+    pages[i] = (pages[i] + 1) % 256
+print("changed", flush=True)
+while not os.path.exists(sys.argv[1] + "2"):
+    time.sleep(0.002)
+print(sum(pages[::4096]) - sum(pages[::4096]), flush=True)
+"""
+
+
+def test_left_running(saved, shared_folder):
+    """LINEAGE C6: a second checkpoint writes what has changed; either can be restored, and again; the container goes on meanwhile."""
+    go_on = pathlib.Path(shared_folder) / "go-on"
+    one = saved([PYTHON, "-c", CHANGING, go_on], limit=256 * MIB)
+    assert wait_until(lambda: one.output.exists() and b"ready" in one.output.read_bytes(), 20)
+    one.checkpoint("--leave-running", folder=one.folder / "first")
+    assert one.process.poll() is None
+    go_on.touch()
+    assert wait_until(lambda: b"changed" in one.output.read_bytes(), 20)
+    one.checkpoint("--leave-running", folder=one.folder / "second")
+    first, second = (json.loads(membox("inspect", one.folder / name, "--json").stdout) for name in ("first", "second"))
+    assert second["bytes"] > 45 * MIB and second["written"] < 4 * MIB, (first["written"], second["written"])
+    go_on.with_name("go-on2").touch()
+    assert one.status() == 0, one.errors()
+    for folder in ("first", "second", "first"):
+        before = one.output.read_bytes()
+        one.restore(folder=one.folder / folder)
+        assert one.status() == 0, one.errors()
+        assert one.output.read_bytes()[len(before):] == (b"changed\n0\n" if folder == "first" else b"0\n")
+
+
+def test_refused_by_name(saved):
+    """What cannot be restored is said, with process and descriptor; the program goes on and nothing is left behind."""
+    one = saved([PYTHON, "-c", "import os, time; fd = os.pidfd_open(os.getpid()); time.sleep(1.5); print('went on')"])
+    time.sleep(0.5)
+    answer = one.checkpoint(check=False)
+    assert answer.returncode == 1
+    assert "descriptor 3" in answer.stderr and "pidfd" in answer.stderr, answer.stderr
+    assert one.status() == 0
+    assert one.output.read_text() == "went on\n"
+    assert sorted(path.name for path in one.folder.iterdir()) == ["errors", "output", "swap"]
+
+
+def damage(path, offset):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_damaged_checkpoints_are_refused(saved):
+    one = saved([PYTHON, "-c", "import os, time; held = os.urandom(24 << 20); print('ready', flush=True); time.sleep(0.5); print(len(set(held)))"], limit=16 * MIB)
+    wait_until(lambda: b"ready" in one.output.read_bytes(), 20)
+    one.checkpoint()
+    one.status()
+    for name, cut in (("image.pb", 1000), ("image.pb", None), ("checksums", 64), ("pages", 4096)):
+        copy = one.folder / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(one.image, copy)
+        if cut is None:
+            damage(copy / name, 500)
+        else:
+            os.truncate(copy / name, cut)
+        answer = membox("restore", copy, check=False)
+        assert answer.returncode == 125 and str(copy) in answer.stderr and answer.stderr.count("\n") == 1, answer.stderr
+    shutil.rmtree(copy)
+    shutil.copytree(one.image, copy)
+    for offset in range(1 << 20, (copy / "pages").stat().st_size, 1 << 16):
+        damage(copy / "pages", offset)
+    answer = membox("restore", copy, check=False)
+    assert answer.returncode in (125, 137) and "damaged" in answer.stderr, (answer.returncode, answer.stderr)
+    one.restore()
+    assert one.status() == 0
+    assert one.output.read_text().endswith("256\n")
+
+
+def test_killed_while_it_saves(saved):
+    """kill -9 of the keeper at any moment of a checkpoint: an older checkpoint of that name is intact, and half of one is never there."""
+    chance = random.Random(5)
+    one = saved([PYTHON, "-c", COUNT, "/dev/null", 3000], limit=32 * MIB)
+    one.checkpoint()
+    one.status()
+    for _ in range(scale(6, 100)):
+        one.restore()
+        one.is_there()
+        keeper = json.loads(membox("stat", one.name, "--json").stdout)["keeper"]
+        time.sleep(0.05)
+        asking = subprocess.Popen([MEMBOX, "checkpoint", one.name, one.image], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0, 0.12))
+        if is_alive(keeper):
+            os.kill(keeper, signal.SIGKILL)
+        asking.wait(20)
+        assert one.status(20) in (125, 137)
+        assert membox("inspect", one.image, "--json").returncode == 0
+        for left in one.folder.glob("image.*"):
+            shutil.rmtree(left)
+    one.restore()
+    time.sleep(0.3)
+    assert one.process.poll() is None, one.errors()

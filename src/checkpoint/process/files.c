@@ -138,7 +138,7 @@ static bool is_simple_device(const struct stat *st)
 static int save_file(struct saved_process *p, Image__File *f, int fd, const struct stat *st, const char *info)
 {
 	const char *link = f->path;
-	f->flags = (uint32_t)strtoul(proc_value(&p->saving->arena, info, "flags"), NULL, 8) & (STATUS_FLAGS | O_DIRECTORY | O_PATH);
+	f->flags = (uint32_t)strtoul(proc_value(&p->saving->arena, info, "flags"), NULL, 8) & (STATUS_FLAGS | O_PATH);
 	f->position = info_number(p, info, "pos", 10);
 	f->outside = (uint32_t)fd;
 	if (f->flags & O_PATH)
@@ -329,7 +329,7 @@ int files_complete(struct saving *saving)
 
 static int open_by_path(const Image__File *f)
 {
-	int fd = open(f->path, (int)f->flags | O_CLOEXEC | O_NOCTTY);
+	int fd = open(f->path, (int)f->flags | O_CLOEXEC | O_NOCTTY | (f->kind == IMAGE__FILE__KIND__FOLDER ? O_DIRECTORY : 0));
 	if (fd < 0)
 		return -errno;
 	if (f->kind == IMAGE__FILE__KIND__REGULAR && lseek(fd, (off_t)f->position, SEEK_SET) < 0) {
