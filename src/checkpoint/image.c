@@ -13,6 +13,7 @@
 #include <xxhash.h>
 
 #include "base/cleanup.h"
+#include "checkpoint/validate.h"
 
 #define IMAGE_NAME "image.pb"
 #define PAGES_NAME "pages"
@@ -225,7 +226,8 @@ static int load_message(int folder, const char *path, Image__Image **ret, struct
 	if (XXH3_64bits(body, bytes) != le64toh(header.checksum))
 		return damaged(error, path, "the checksum of " IMAGE_NAME " is wrong");
 	*ret = image__image__unpack(NULL, bytes, body);
-	return *ret && (*ret)->machine && (*ret)->container && (*ret)->pages ? 0 : damaged(error, path, "the content of " IMAGE_NAME " makes no sense");
+	const char *wrong = *ret ? image_find_nonsense(*ret) : "the content of " IMAGE_NAME " is no description";
+	return wrong ? damaged(error, path, wrong) : 0;
 }
 
 static int map_checksums(int folder, const char *path, struct image *image, struct checkpoint_error *error)

@@ -1,0 +1,63 @@
+#include "checkpoint/validate.h"
+
+#include "base/types.h"
+
+static bool extents_make_sense(Image__Extent *const *extents, size_t nr, uint64_t start, uint64_t end, uint32_t nr_slots)
+{
+	for (size_t i = 0; i < nr; i++) {
+		const Image__Extent *e = extents[i];
+		uint64_t bytes = (uint64_t)e->nr_pages * PAGE_BYTES;
+		if (e->start % PAGE_BYTES || e->start < start || e->start > end || bytes > end - e->start)
+			return false;
+		if (!e->slot || e->slot >= nr_slots || e->nr_pages > nr_slots - e->slot)
+			return false;
+	}
+	return true;
+}
+
+static const char *look_at_memory(const Image__Image *image, const Image__Memory *memory)
+{
+	uint64_t last = 0;
+	for (size_t i = 0; i < memory->n_mappings; i++) {
+		const Image__Mapping *m = memory->mappings[i];
+		if (m->start % PAGE_BYTES || m->end % PAGE_BYTES || m->start < last || m->end <= m->start || m->end > UINT64_C(1) << 47)
+			return "mappings are not in order";
+		if (!extents_make_sense(m->extents, m->n_extents, m->start, m->end, image->pages->nr_slots))
+			return "pages lie outside their mapping, or in no slot";
+		last = m->end;
+	}
+	return NULL;
+}
+
+static const char *look_at_process(const Image__Image *image, const Image__Process *p)
+{
+	if (p->pid <= 0)
+		return "a process has no id";
+	if (p->is_zombie)
+		return NULL;
+	if (!p->memory || !p->attributes || !p->n_threads || p->threads[0]->tid != p->pid)
+		return "a process lacks its memory, its first thread or its attributes";
+	for (size_t i = 0; i < p->n_threads; i++)
+		if (!p->threads[i]->scheduling)
+			return "a thread lacks its scheduling";
+	for (size_t i = 0; i < p->n_descriptors; i++)
+		if (p->descriptors[i]->file >= image->n_files || p->descriptors[i]->number > 1u << 30)
+			return "a descriptor leads nowhere";
+	return look_at_memory(image, p->memory);
+}
+
+const char *image_find_nonsense(const Image__Image *image)
+{
+	const char *wrong = NULL;
+	if (!image->machine || !image->container || !image->pages)
+		return "a part is missing";
+	for (size_t i = 0; !wrong && i < image->n_processes; i++)
+		wrong = look_at_process(image, image->processes[i]);
+	for (size_t i = 0; !wrong && i < image->n_files; i++)
+		if (image->files[i]->id != i || (image->files[i]->kind == IMAGE__FILE__KIND__SOCKET && !image->files[i]->socket))
+			wrong = "an open file is not where it should be";
+	for (size_t i = 0; !wrong && i < image->n_objects; i++)
+		if (!extents_make_sense(image->objects[i]->extents, image->objects[i]->n_extents, 0, page_ceil(image->objects[i]->bytes), image->pages->nr_slots))
+			wrong = "shared memory lies outside its bounds, or in no slot";
+	return wrong;
+}
