@@ -93,6 +93,43 @@ static int add_extent(struct job *job, remote_addr_t start, uint32_t nr_pages, s
 	return 0;
 }
 
+/* The extent that a page lies in, of those in address order; NULL: none. */
+static const Image__Extent *find_extent(const Image__Mapping *m, remote_addr_t page)
+{
+	size_t low = 0, high = m->n_extents;
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		if (m->extents[middle]->start + m->extents[middle]->nr_pages * PAGE_BYTES <= page)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < m->n_extents && m->extents[low]->start <= page ? m->extents[low] : NULL;
+}
+
+static const Image__Mapping *find_mapping(const Image__Memory *memory, remote_addr_t page)
+{
+	size_t low = 0, high = memory->n_mappings;
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		if (memory->mappings[middle]->end <= page)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < memory->n_mappings && memory->mappings[low]->start <= page ? memory->mappings[low] : NULL;
+}
+
+/* What fork left shared is stored once: the parent, which was saved before, may have the same at the same address. Pinned for it already. */
+static slot_t find_in_parent(const struct job *job, remote_addr_t page, uint64_t checksum)
+{
+	const Image__Process *parent = job->p->parent;
+	const Image__Mapping *m = job->mapping && parent && parent->memory ? find_mapping(parent->memory, page) : NULL;
+	const Image__Extent *e = m ? find_extent(m, page) : NULL;
+	slot_t slot = e ? e->slot + (uint32_t)((page - e->start) / PAGE_BYTES) : NO_SLOT;
+	return slot != NO_SLOT && swap_checksum(job->writer->swap, slot) == checksum ? slot : NO_SLOT;
+}
+
 /* Writes nr pages of the buffer, from `first` on, which belong to addresses from start on. */
 static int store(struct job *job, remote_addr_t start, uint32_t first, uint32_t nr, bool resident)
 {
@@ -180,7 +217,7 @@ static bool is_zero(const uint8_t *page)
 	return page[0] == 0 && !memcmp(page, page + 1, PAGE_BYTES - 1);
 }
 
-/* The slot of an equal copy that was left when the page was last brought in, pinned. */
+/* The slot of an equal copy, pinned: left when the page was last brought in, or the parent's. */
 static bool find_equal_copy(struct job *job, remote_addr_t page, uint64_t checksum, slot_t *ret_slot)
 {
 	struct swap *swap = job->writer->swap;
@@ -188,8 +225,8 @@ static bool find_equal_copy(struct job *job, remote_addr_t page, uint64_t checks
 	bool is_equal = slot != NO_SLOT && !(slot & SLOT_OF_BASE) && swap_checksum(swap, slot) == checksum && swap_pin(swap, slot) == 0;
 	if (slot != NO_SLOT)
 		swap_put(swap, slot);
-	*ret_slot = slot;
-	return is_equal;
+	*ret_slot = is_equal ? slot : find_in_parent(job, page, checksum);
+	return *ret_slot != NO_SLOT;
 }
 
 /* Pages that are in memory: those that need it are stored, in runs that are as long as possible. */

@@ -81,12 +81,12 @@ int save_begin(struct container *c, const char *path, bool leave_running, struct
 
 /* --- describing the processes --- */
 
-static bool is_saved(const Image__Image *image, pid_t pid)
+static const Image__Process *find_saved(const Image__Image *image, pid_t pid)
 {
 	for (size_t i = 0; i < image->n_processes; i++)
 		if (image->processes[i]->pid == pid)
-			return true;
-	return false;
+			return image->processes[i];
+	return NULL;
 }
 
 static pid_t if_member(struct container *c, pid_t pid)
@@ -153,7 +153,7 @@ static int save_process(struct save *save, struct member *member, pid_t parent)
 	if (member->same_memory)
 		return checkpoint_fail(&saving->error, -ENOTSUP, "process %d: it shares the memory of another one (vfork, or clone with CLONE_VM)", member->pid);
 	struct address_space *as = container_space_of(save->c, member);
-	struct saved_process p = {.saving = saving, .pid = member->pid, .message = message};
+	struct saved_process p = {.saving = saving, .pid = member->pid, .message = message, .parent = find_saved(saving->image, parent)};
 	find_ranges_of_ours(&p, as);
 	int r = remote_open(&p.remote, world, 0);
 	if (r < 0)
@@ -173,10 +173,10 @@ static int save_processes(struct save *save)
 		for (uint32_t i = 0; i < c->members.nr; i++) {
 			struct member *member = &c->members.items[i];
 			struct process_info info;
-			if (is_saved(save->saving.image, member->pid) || process_info_read(member->pid, &info) < 0)
+			if (find_saved(save->saving.image, member->pid) || process_info_read(member->pid, &info) < 0)
 				continue;
 			pid_t parent = if_member(c, info.parent);
-			if (parent && !is_saved(save->saving.image, parent))
+			if (parent && !find_saved(save->saving.image, parent))
 				continue;
 			int r = save_process(save, member, parent);
 			if (r < 0)

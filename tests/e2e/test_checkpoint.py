@@ -213,6 +213,24 @@ def test_shared_memory_and_forks(saved):
     assert one.output.read_text() == "[5, 6, 7] [400, 400, 400]\n"
 
 
+def test_what_fork_left_shared_is_stored_once(saved):
+    """LINEAGE C4, C2: three processes over the same memory; and memory that was never touched is not saved."""
+    program = "import mmap, os, time; sparse = mmap.mmap(-1, 1 << 40, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000); held = os.urandom(64 << 20); " \
+              "print('ready', flush=True); os.fork(); os.fork() if os.getppid() else 0; time.sleep(0.7); os.write(1, b'%d\\n' % len(set(held[::997])))"
+    one = saved([PYTHON, "-c", program], limit=512 * MIB)
+    assert wait_until(lambda: b"ready" in one.output.read_bytes(), 20)
+    time.sleep(0.2)
+    one.checkpoint("--leave-running")
+    what = json.loads(membox("inspect", one.image, "--json").stdout)
+    stored = (one.image / "pages").stat().st_blocks * 512
+    assert what["bytes"] > 180 * MIB and what["written"] < 90 * MIB and stored < 100 * MIB, (what["bytes"], what["written"], stored)
+    assert one.status() == 0
+    before = one.output.read_bytes()
+    one.restore()
+    assert one.status() == 0, one.errors()
+    assert one.output.read_bytes()[len(before):] == before[len(b"ready\n"):]
+
+
 LOCKS = """
 import fcntl, os, sys, time, tempfile, select, signal
 a, b, c = open(sys.argv[1], "w+"), open(sys.argv[1] + "2", "w+"), tempfile.TemporaryFile()

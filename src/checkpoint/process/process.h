@@ -27,6 +27,7 @@ struct saved_process {
 	struct remote remote;
 	pid_t pid;
 	Image__Process *message;
+	const Image__Process *parent; /* NULL: none that is saved */
 	struct range_of_ours { remote_addr_t start, end; } ours[2]; /* what membox has put into it: not to be saved */
 	bool is_adopted; /* a userfaultfd of ours is expected */
 };
