@@ -60,8 +60,10 @@ void hold_adopt(struct container *c, const struct hold *hold, int max)
 	}
 }
 
+/* A member that has called exec since the last upkeep has its old memory's address space still: its new memory could not be adopted, and would be taken for full. */
 void hold_cover(struct container *c, const struct hold *hold)
 {
+	container_upkeep(c);
 	hold_adopt(c, hold, INT_MAX);
 	for (struct address_space *as = c->spaces; as; as = as->next)
 		if (as->agent && !atomic_load(&as->dead) && !atomic_load(&as->leaves))
