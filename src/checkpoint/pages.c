@@ -187,11 +187,9 @@ static int copy_from_base(struct job *job, const Image__Extent *extent)
 
 static int pin_extent(struct job *job, const Image__Extent *extent)
 {
-	int r = add_extent(job, extent->start, extent->nr_pages, extent->slot, false);
-	for (uint32_t i = 0; r == 0 && i < extent->nr_pages; i++)
-		if (swap_pin(job->writer->swap, extent->slot + i) < 0)
-			r = saved_no_memory(job->p->saving);
-	return r;
+	if (swap_pin_run(job->writer->swap, extent->slot, extent->nr_pages) < 0)
+		return saved_no_memory(job->p->saving);
+	return add_extent(job, extent->start, extent->nr_pages, extent->slot, false);
 }
 
 static int save_evicted(struct job *job)

@@ -262,21 +262,17 @@ static bool earlier_are_gone(const struct container *c)
 	return swap_links(c->swap) <= (access(swap_path(c->swap), F_OK) == 0 ? 2 : 1);
 }
 
-static int save_everything(struct save *save)
+/* What was collected counts, or is given back. */
+static void settle_pins(struct save *save, int r, bool kept_before)
 {
 	struct swap *swap = save->c->swap;
-	bool kept_before = swap_pinned_slots(swap) > 0;
-	int r = describe_all(save);
-	if (r == 0)
-		r = store_folder(save);
 	if (r == 0 && swap_pins_commit(swap, earlier_are_gone(save->c)) < 0)
 		container_kill(save->c, "there is no memory to keep what its checkpoint refers to");
-	if (r < 0) {
-		swap_pins_cancel(swap);
-		if (!kept_before)
-			swap_keep(swap, false);
-	}
-	return r;
+	if (r == 0)
+		return;
+	swap_pins_cancel(swap);
+	if (!kept_before)
+		swap_keep(swap, false);
 }
 
 /* Nobody goes on for a moment: what the program did then would be done again after the restore. */
@@ -300,12 +296,20 @@ static int step_hold(struct save *save, struct save_result *result)
 		return checkpoint_fail(error, -ETIMEDOUT, "a process could not be held (it may be inside vfork; try again)");
 	if (r < 0)
 		return checkpoint_fail(error, r, "the compressed pool cannot be written to the swap file %.200s", swap_path(save->c->swap));
-	r = save_everything(save);
-	if (r == 0 && !save->leave_running)
-		kill_held(save);
-	else
+	bool kept_before = swap_pinned_slots(save->c->swap) > 0;
+	r = describe_all(save);
+	bool go_on = r < 0 || save->leave_running; /* what is pinned stays as it is: the rest can be done while they run */
+	if (go_on)
 		container_save_point_end(save->c);
-	*result = (struct save_result){save->saving.count.pages, save->saving.count.written, (monotonic_ns() - begin) / 1000};
+	uint64_t frozen_ns = monotonic_ns() - begin;
+	if (r == 0)
+		r = store_folder(save);
+	settle_pins(save, r, kept_before);
+	if (r == 0 && !go_on)
+		kill_held(save);
+	else if (!go_on)
+		container_save_point_end(save->c);
+	*result = (struct save_result){save->saving.count.pages, save->saving.count.written, frozen_ns / 1000};
 	return r;
 }
 

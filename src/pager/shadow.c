@@ -152,6 +152,23 @@ bool shadow_set(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry)
 	return true;
 }
 
+bool shadow_set_swapped(struct shadow *shadow, remote_addr_t addr, uint64_t nr, slot_t slot, uint8_t epoch)
+{
+	while (nr) {
+		struct node *leaf = make_leaf(shadow, addr);
+		unsigned index = index_at(addr, 0);
+		if (!leaf)
+			return false;
+		for (; index < FANOUT && nr; index++, nr--, slot++, addr += PAGE_BYTES) {
+			assert(!(leaf->entry[index] & ~ENTRY_PINNED));
+			shadow->count.pinned -= leaf->entry[index] != 0;
+			leaf->entry[index] = entry_make(STATE_SWAPPED, slot, 0, epoch, leaf->entry[index] & ENTRY_PINNED);
+			counters_add(&shadow->count, leaf->entry[index], 1);
+		}
+	}
+	return true;
+}
+
 bool shadow_reserve(struct shadow *shadow, remote_addr_t start, remote_addr_t end)
 {
 	for (remote_addr_t addr = start & ~(span_of(1) - 1); addr < end; addr += span_of(1))

@@ -94,6 +94,12 @@ shadow_entry_t shadow_get(const struct shadow *shadow, remote_addr_t addr);
  */
 bool shadow_set(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry);
 
+/*
+ * nr pages from addr on, of which nothing is known but that they may be pinned, are SWAPPED, in as many slots from `slot` on. False: memory ran out, with
+ * some of them set.
+ */
+bool shadow_set_swapped(struct shadow *shadow, remote_addr_t addr, uint64_t nr, slot_t slot, uint8_t epoch);
+
 /* Makes sure that shadow_set on these pages cannot fail. */
 bool shadow_reserve(struct shadow *shadow, remote_addr_t start, remote_addr_t end);
 

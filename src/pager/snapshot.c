@@ -108,17 +108,9 @@ int snapshot_register(struct address_space *as, remote_addr_t start, remote_addr
 
 int snapshot_place(struct address_space *as, const struct stored_run *run)
 {
-	int r = 0;
 	address_space_lock(as);
-	if (!shadow_reserve(as->shadow, run->start, run->start + run->nr_pages * PAGE_BYTES))
-		r = -ENOMEM;
-	for (uint32_t i = 0; r == 0 && i < run->nr_pages; i++) {
-		remote_addr_t page = run->start + (uint64_t)i * PAGE_BYTES;
-		uint64_t flags = shadow_get(as->shadow, page) & ENTRY_PINNED;
-		swap_get(as->pager->swap, run->slot + i);
-		shadow_set(as->shadow, page, entry_make(STATE_SWAPPED, run->slot + i, 0, pager_epoch(as->pager), flags));
-	}
+	bool done = shadow_set_swapped(as->shadow, run->start, run->nr_pages, run->slot, pager_epoch(as->pager));
 	address_space_note_out(as);
 	lock_drop(&as->layout);
-	return r;
+	return done ? 0 : -ENOMEM;
 }

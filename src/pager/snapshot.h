@@ -34,6 +34,9 @@ bool snapshot_is_registered(struct address_space *as, remote_addr_t start, remot
  */
 void snapshot_note_stored(struct address_space *as, remote_addr_t page, slot_t slot);
 
-/* A mapping of a process that is being restored: its pages come as faults, those that are placed from their slots. 0 or -errno. */
+/*
+ * A mapping of a process that is being restored: its pages come as faults, those that are placed from their slots, which are the base's (nobody counts references
+ * on these). 0 or -errno.
+ */
 int snapshot_register(struct address_space *as, remote_addr_t start, remote_addr_t end);
 int snapshot_place(struct address_space *as, const struct stored_run *run);

@@ -445,12 +445,22 @@ int swap_pin_new(struct swap *swap, slot_t slot)
 	return MIN_OF(r, 0);
 }
 
+int swap_pin_run(struct swap *swap, slot_t first, uint32_t nr)
+{
+	int r = 0;
+	lock_take(&swap->lock);
+	for (slot_t slot = first; r >= 0 && slot < first + nr; slot++) {
+		r = pins_add(&swap->collected, slot);
+		if (r > 0)
+			slot_map_get(swap->map, slot);
+	}
+	lock_drop(&swap->lock);
+	return MIN_OF(r, 0);
+}
+
 int swap_pin(struct swap *swap, slot_t slot)
 {
-	if (pins_has(&swap->collected, slot))
-		return 0;
-	swap_get(swap, slot);
-	return swap_pin_new(swap, slot);
+	return swap_pin_run(swap, slot, 1);
 }
 
 static void unpin(slot_t slot, void *context)

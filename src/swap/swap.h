@@ -64,6 +64,7 @@ const char *swap_locate(const struct swap *swap, slot_t slot, uint64_t *ret_offs
  * when these are gone, in their place; swap_pins_cancel gives them back. One thread at a time. All return 0 or -errno.
  */
 int swap_pin(struct swap *swap, slot_t slot);
+int swap_pin_run(struct swap *swap, slot_t first, uint32_t nr); /* the same for slots that follow each other */
 int swap_pin_new(struct swap *swap, slot_t slot);
 int swap_pins_commit(struct swap *swap, bool earlier_are_gone);
 void swap_pins_cancel(struct swap *swap);

@@ -365,7 +365,7 @@ def test_killed_while_it_saves(saved):
     one.status()
     for _ in range(scale(6, 100)):
         one.restore()
-        one.is_there()
+        assert one.is_there() and one.process.poll() is None, one.errors()
         keeper = json.loads(membox("stat", one.name, "--json").stdout)["keeper"]
         time.sleep(0.05)
         asking = subprocess.Popen([MEMBOX, "checkpoint", one.name, one.image], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

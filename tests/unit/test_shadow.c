@@ -94,12 +94,35 @@ static void finds_evicted_pages(void **state)
 	shadow_free(shadow);
 }
 
+/* A run that begins and ends inside leaves, over pages that are pinned already. */
+static void a_run_is_set_at_once(void **state)
+{
+	enum { NR = 1200, FIRST = 300, SLOT = 77 };
+	struct shadow *shadow = shadow_new();
+	remote_addr_t start = BASE + FIRST * PAGE_BYTES;
+	assert_true(shadow_set(shadow, start + 5 * PAGE_BYTES, ENTRY_PINNED));
+	assert_true(shadow_set_swapped(shadow, start, NR, SLOT | 0x80000000u, 3));
+	for (uint64_t i = 0; i < NR; i++) {
+		shadow_entry_t entry = shadow_get(shadow, start + i * PAGE_BYTES);
+		assert_int_equal(entry_state(entry), STATE_SWAPPED);
+		assert_int_equal(entry_slot(entry), (SLOT | 0x80000000u) + i);
+		assert_int_equal(entry & ENTRY_PINNED, i == 5 ? ENTRY_PINNED : 0);
+	}
+	assert_int_equal(shadow_get(shadow, start - PAGE_BYTES), 0);
+	assert_int_equal(shadow_get(shadow, start + NR * PAGE_BYTES), 0);
+	assert_int_equal(shadow_evicted(shadow), NR);
+	assert_int_equal(shadow_pinned(shadow), 1);
+	assert_true(shadow_check(shadow));
+	shadow_free(shadow);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(agrees_with_a_model),
 		cmocka_unit_test(walk_keeps_to_its_range),
 		cmocka_unit_test(finds_evicted_pages),
+		cmocka_unit_test(a_run_is_set_at_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
