@@ -242,17 +242,17 @@ static int store_folder(struct save *save)
 	if (!checksums)
 		return saved_no_memory(&save->saving);
 	swap_pins_checksums(swap, checksums);
-	int r = swap_keep(swap, true);
-	if (r == 0)
-		r = swap_sync(swap);
-	if (r < 0)
-		return checkpoint_fail(error, r, "swap file %.200s: %s", swap_path(swap), strerror(-r));
-	r = swap_link(swap, save->draft.folder, "pages");
+	int r = swap_link(swap, save->draft.folder, "pages");
 	if (r == -EXDEV)
 		return checkpoint_fail(error, r, "%.150s is on another file system than the swap file %.150s, which becomes part of the checkpoint",
 				       save->draft.path, swap_path(swap));
 	if (r < 0)
 		return checkpoint_fail(error, r, "cannot link the swap file %.150s into %.150s: %s", swap_path(swap), save->draft.path, strerror(-r));
+	r = swap_keep(swap, true);
+	if (r == 0)
+		r = swap_sync(swap);
+	if (r < 0)
+		return checkpoint_fail(error, r, "swap file %.200s: %s", swap_path(swap), strerror(-r));
 	return image_draft_commit(&save->draft, save->saving.image, checksums, pages->nr_slots, error);
 }
 

@@ -161,7 +161,8 @@ bool shadow_set_swapped(struct shadow *shadow, remote_addr_t addr, uint64_t nr, 
 			return false;
 		for (; index < FANOUT && nr; index++, nr--, slot++, addr += PAGE_BYTES) {
 			assert(!(leaf->entry[index] & ~ENTRY_PINNED));
-			shadow->count.pinned -= leaf->entry[index] != 0;
+			if (leaf->entry[index])
+				counters_add(&shadow->count, leaf->entry[index], (uint64_t)-1);
 			leaf->entry[index] = entry_make(STATE_SWAPPED, slot, 0, epoch, leaf->entry[index] & ENTRY_PINNED);
 			counters_add(&shadow->count, leaf->entry[index], 1);
 		}

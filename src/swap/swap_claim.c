@@ -210,6 +210,15 @@ static int try_open(const char *path, struct swap_claim *claim, struct swap_erro
 	return 0;
 }
 
+/*
+ * Its keeper was killed after a checkpoint, which has the file under another name: this one is free. Not when it is the checkpoint's own.
+ */
+static bool is_left_by_checkpoint(const struct swap_claim *claim, const struct swap_header *header, const struct stat *st)
+{
+	return header->keeps_checkpoint && st->st_nlink > 1 && st->st_uid == geteuid() &&
+	       faccessat(claim->directory, "image.pb", F_OK, AT_EACCESS) < 0 && errno == ENOENT;
+}
+
 static int lock_and_look(const char *path, struct swap_claim *claim, struct swap_error *error)
 {
 	enum swap_header_kind kind = SWAP_HEADER_FOREIGN;
@@ -234,6 +243,8 @@ static int lock_and_look(const char *path, struct swap_claim *claim, struct swap
 	if (busy)
 		return refuse_busy(path, st.st_size, kind, &header, error);
 	claim->was_empty = !claim->created && st.st_size == 0;
+	if (st.st_size > 0 && kind == SWAP_HEADER_OURS && is_left_by_checkpoint(claim, &header, &st))
+		return unlinkat(claim->directory, claim->name, 0) < 0 ? swap_error_system(error, path, -errno) : -EAGAIN;
 	if (st.st_size > 0) {
 		r = refuse_contents(path, kind, &header, error);
 		if (r < 0)

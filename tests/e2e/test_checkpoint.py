@@ -363,7 +363,7 @@ def test_killed_while_it_saves(saved):
     one = saved([PYTHON, "-c", COUNT, "/dev/null", 3000], limit=32 * MIB)
     one.checkpoint()
     one.status()
-    for _ in range(scale(6, 100)):
+    for _ in range(scale(10, 100)):
         one.restore()
         assert one.is_there() and one.process.poll() is None, one.errors()
         keeper = json.loads(membox("stat", one.name, "--json").stdout)["keeper"]
