@@ -211,11 +211,12 @@ static int try_open(const char *path, struct swap_claim *claim, struct swap_erro
 }
 
 /*
- * Its keeper was killed after a checkpoint, which has the file under another name: this one is free. Not when it is the checkpoint's own.
+ * Its keeper was killed while or after it made a checkpoint, which has the file under another name, or never came to be: this name is free. Not when it is
+ * the checkpoint's own, beside its description.
  */
 static bool is_left_by_checkpoint(const struct swap_claim *claim, const struct swap_header *header, const struct stat *st)
 {
-	return header->keeps_checkpoint && st->st_nlink > 1 && st->st_uid == geteuid() &&
+	return header->keeps_checkpoint && st->st_uid == geteuid() &&
 	       faccessat(claim->directory, "image.pb", F_OK, AT_EACCESS) < 0 && errno == ENOENT;
 }
 

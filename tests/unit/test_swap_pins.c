@@ -133,8 +133,28 @@ static void the_content_stays_under_its_other_name(void **state)
 	snprintf(path, sizeof(path), "%s/pages", f->folder);
 	struct swap_options options = {.path = path, .container = "other"};
 	struct swap *other;
+	close(openat(f->directory, "image.pb", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
 	assert_int_equal(swap_open(&options, &other, &error), -EEXIST);
 	assert_non_null(strstr(error.text, "checkpoint"));
+	assert_int_equal(unlinkat(f->directory, "image.pb", 0), 0);
+}
+
+/* Its checkpoint has it under another name, or never came to be: nothing is done to the content, and the name leads to a new file. */
+static void a_name_that_was_left_is_free(void **state)
+{
+	struct fixture *f = *state;
+	struct stat kept, fresh;
+	swap_pin_new(f->swap, take(f->swap, 7));
+	assert_int_equal(swap_keep(f->swap, true), 0);
+	assert_int_equal(swap_link(f->swap, f->directory, "pages"), 0);
+	swap_pins_commit(f->swap, true);
+	swap_close(f->swap, false);
+	assert_int_equal(linkat(f->directory, "pages", f->directory, "swap", 0), 0); /* as if the keeper had been killed before that */
+	assert_int_equal(open_again(f), 0);
+	assert_int_equal(fstatat(f->directory, "pages", &kept, 0), 0);
+	assert_int_equal(fstatat(f->directory, "swap", &fresh, 0), 0);
+	assert_true(kept.st_ino != fresh.st_ino);
+	assert_true(kept.st_size > (off_t)PAGE_BYTES);
 }
 
 /* A container's own file above a checkpoint's: the slots of that are read, counted nowhere and never given back. */
@@ -179,6 +199,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(cancelled_pins_are_given_back, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(sets_follow_each_other, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(the_content_stays_under_its_other_name, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_name_that_was_left_is_free, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_base_lies_below, set_up, tear_down),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
