@@ -17,6 +17,8 @@
 #include "checkpoint/objects.h"
 #include "checkpoint/pages.h"
 #include "container/container.h"
+#include "container/isolate.h"
+#include "platform/process.h"
 
 #define STOP_TIMEOUT_US 5000000u /* a new process, which only has to reach a stop */
 
@@ -35,9 +37,9 @@ static int fail(struct restore *r, pid_t pid, const char *what, long code)
 static int fail_clone(struct restore *r, pid_t pid, long code)
 {
 	if (code == -EEXIST)
-		return checkpoint_fail(&r->restoring.error, (int)code, "process id %d is taken by another process", pid);
+		return checkpoint_fail(&r->restoring.error, (int)code, "process id %d is taken by another process (--isolate gives it a namespace of its own)", pid);
 	if (code == -EPERM)
-		return checkpoint_fail(&r->restoring.error, (int)code, "process id %d cannot be given again (that needs CAP_CHECKPOINT_RESTORE)", pid);
+		return checkpoint_fail(&r->restoring.error, (int)code, "process id %d cannot be given again (that needs CAP_CHECKPOINT_RESTORE, or --isolate)", pid);
 	return fail(r, pid, "cannot be made", code);
 }
 
@@ -70,10 +72,39 @@ static long clone_parent(struct restored_process *parent, pid_t pid)
 	return at ? REMOTE_CALL(&parent->remote, SYS_clone3, at, sizeof(data.args), 0, 0, 0, 0) : -EFAULT;
 }
 
+/* The first process of namespaces of its own. */
+static long fork_into_namespaces(struct restore *r, struct container *c, pid_t inner_pid)
+{
+	struct isolate_failure failure;
+	if (r->nr_processes)
+		return -ENOTSUP; /* it was an orphan: pid 1 would have to make it */
+	pid_t pid = isolate_fork(&c->isolation, inner_pid, &failure);
+	if (pid == 0) {
+		backstop_enter(&c->backstop);
+		for (;;)
+			pause();
+	}
+	if (pid < 0)
+		checkpoint_fail(&r->restoring.error, pid, "--isolate: %s", failure.text);
+	return pid;
+}
+
+/* Our number for a child that has been made. */
+static long find_child(const struct restored_process *parent, pid_t pid)
+{
+	enum { MAX_CHILDREN = 4096 };
+	pid_t children[MAX_CHILDREN];
+	int nr = process_children(parent->pid, children, MAX_CHILDREN);
+	for (int i = 0; i < MIN_OF(nr, MAX_CHILDREN); i++)
+		if (process_innermost_pid(children[i]) == pid)
+			return children[i];
+	return -ESRCH;
+}
+
 static struct restored_process *find_process(struct restore *r, pid_t pid)
 {
 	for (size_t i = 0; i < r->nr_processes; i++)
-		if (r->processes[i].pid == pid)
+		if (r->processes[i].message->pid == pid)
 			return &r->processes[i];
 	return NULL;
 }
@@ -84,7 +115,9 @@ static int make_process(struct restore *r, struct container *c, const Image__Pro
 	*p = (struct restored_process){.restoring = &r->restoring, .message = message};
 	if (message->parent && !parent)
 		return fail(r, message->pid, "its parent", -ESRCH);
-	long pid = parent ? clone_parent(parent, message->pid) : clone_keeper(c, message->pid);
+	long pid = parent ? clone_parent(parent, message->pid) : c->config->isolate ? fork_into_namespaces(r, c, message->pid) : clone_keeper(c, message->pid);
+	if (pid > 0 && parent && c->config->isolate)
+		pid = find_child(parent, message->pid);
 	if (pid < 0)
 		return fail_clone(r, message->pid, pid);
 	p->pid = (pid_t)pid;
@@ -164,6 +197,7 @@ static int lowest_free(const Image__Image *image)
 static int make_all(struct restore *r, struct container *c)
 {
 	const Image__Image *image = r->restoring.image->message;
+	r->restoring.has_user_namespace = c->config->isolate && geteuid();
 	int lowest = r->restoring.first_file = lowest_free(image);
 	int result = objects_restore(&r->restoring, lowest);
 	if (result == 0)
@@ -187,7 +221,7 @@ static bool is_gone(pid_t pid)
 	return waitpid(pid, NULL, __WALL | WNOHANG) != 0;
 }
 
-static void give_up(struct restore *r)
+static void give_up(struct restore *r, struct container *c)
 {
 	static const struct timespec nap = {.tv_nsec = 1000000};
 	log_error("cannot restore: %s", r->restoring.error.text);
@@ -198,6 +232,7 @@ static void give_up(struct restore *r)
 	for (size_t i = 0; i < r->nr_processes; i++)
 		while (!r->processes[i].message->parent && !is_gone(r->processes[i].pid))
 			nanosleep(&nap, NULL);
+	isolate_release(&c->isolation);
 	r->nr_processes = 0;
 }
 
@@ -207,7 +242,7 @@ static pid_t create(void *context, struct container *c)
 	int result = make_all(r, c);
 	if (result == 0)
 		return r->processes[0].pid;
-	give_up(r);
+	give_up(r, c);
 	return result;
 }
 
@@ -239,7 +274,7 @@ static int start(void *context, struct container *c)
 	for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
 		result = adopt(r, c, &r->processes[i]);
 	if (result < 0) {
-		give_up(r);
+		give_up(r, c);
 		return result;
 	}
 	for (size_t i = r->nr_processes; i; i--)
@@ -269,6 +304,8 @@ int restore_new(const struct image *image, struct restore **ret, struct checkpoi
 
 void restore_free(struct restore *restore)
 {
+	for (size_t i = 0; restore && i < restore->restoring.image->message->n_processes; i++)
+		free(restore->processes[i].tids);
 	if (restore)
 		free(restore->processes);
 	free(restore);

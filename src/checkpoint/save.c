@@ -47,8 +47,6 @@ static int check_container(const struct container *c, struct checkpoint_error *e
 {
 	if (!c->swap)
 		return checkpoint_fail(error, -ENOENT, "the container has no swap file, which the checkpoint is to be made of (membox swapon gives it one)");
-	if (c->config->isolate)
-		return checkpoint_fail(error, -ENOTSUP, "the container has namespaces of its own (--isolate), which cannot be saved yet");
 	if (c->swapoff || c->parking != PARKING_NOT || c->frozen)
 		return checkpoint_fail(error, -EBUSY, "the container is parked or stopped, or its swap file is leaving");
 	return 0;
@@ -63,6 +61,7 @@ int save_begin(struct container *c, const char *path, bool leave_running, struct
 	save->c = c;
 	save->draft.folder = -1;
 	save->leave_running = leave_running;
+	save->saving.is_isolated = c->config->isolate;
 	save->stage = leave_running ? SAVE_HOLDS : SAVE_EVICTS;
 	save->holds_since_ns = monotonic_ns();
 	r = image_draft_begin(path, &save->draft, error);
@@ -89,9 +88,9 @@ static const Image__Process *find_saved(const Image__Image *image, pid_t pid)
 	return NULL;
 }
 
-static pid_t if_member(struct container *c, pid_t pid)
+static pid_t if_member(struct save *save, pid_t pid)
 {
-	return members_find(&c->members, pid) ? pid : 0;
+	return members_find(&save->c->members, pid) ? saved_id(&save->saving, pid) : 0;
 }
 
 static void find_ranges_of_ours(struct saved_process *p, const struct address_space *as)
@@ -121,13 +120,13 @@ static int save_state(struct saved_process *p, struct address_space *as)
 	return r < 0 ? r : attributes_save(p);
 }
 
-/* One that has ended and waits for its parent, or -ENOTSUP: one that could not be held. */
-static int save_zombie(struct saving *saving, Image__Process *message)
+/* One that has ended and waits for its parent. -EBUSY: it is just ending. */
+static int save_zombie(struct saving *saving, Image__Process *message, pid_t pid)
 {
 	struct process_info info;
-	char *stat = proc_text(&saving->arena, message->pid, "stat", NULL), *last = stat ? strrchr(stat, ' ') : NULL;
-	if (process_info_read(message->pid, &info) < 0 || info.state != 'Z' || !last)
-		return checkpoint_fail(&saving->error, -ENOTSUP, "process %d: it cannot be held", message->pid);
+	char *stat = proc_text(&saving->arena, pid, "stat", NULL), *last = stat ? strrchr(stat, ' ') : NULL;
+	if (process_info_read(pid, &info) < 0 || info.state != 'Z' || !last)
+		return checkpoint_fail(&saving->error, -EBUSY, "process %d: it cannot be held", pid);
 	message->is_zombie = true;
 	message->zombie_status = atoi(last + 1); /* the last field of proc(5) that there is */
 	return 0;
@@ -141,15 +140,17 @@ static int save_process(struct save *save, struct member *member, pid_t parent)
 	if (!message || !slot)
 		return saved_no_memory(saving);
 	image__process__init(message);
-	message->pid = member->pid;
+	message->pid = saved_id(saving, member->pid);
 	message->parent = parent;
-	message->group = if_member(save->c, getpgid(member->pid));
-	message->session = if_member(save->c, getsid(member->pid));
+	message->group = if_member(save, getpgid(member->pid));
+	message->session = if_member(save, getsid(member->pid));
+	if (!message->pid)
+		return checkpoint_fail(&saving->error, -ENOTSUP, "process %d: it is in a pid namespace of its own", member->pid);
 	*slot = message;
 	saving->image->n_processes++;
 	struct world *world = world_find(member->pid);
 	if (!world)
-		return save_zombie(saving, message);
+		return save_zombie(saving, message, member->pid);
 	if (member->same_memory)
 		return checkpoint_fail(&saving->error, -ENOTSUP, "process %d: it shares the memory of another one (vfork, or clone with CLONE_VM)", member->pid);
 	struct address_space *as = container_space_of(save->c, member);
@@ -173,9 +174,9 @@ static int save_processes(struct save *save)
 		for (uint32_t i = 0; i < c->members.nr; i++) {
 			struct member *member = &c->members.items[i];
 			struct process_info info;
-			if (find_saved(save->saving.image, member->pid) || process_info_read(member->pid, &info) < 0)
+			if (find_saved(save->saving.image, saved_id(&save->saving, member->pid)) || process_info_read(member->pid, &info) < 0)
 				continue;
-			pid_t parent = if_member(c, info.parent);
+			pid_t parent = if_member(save, info.parent);
 			if (parent && !find_saved(save->saving.image, parent))
 				continue;
 			int r = save_process(save, member, parent);
@@ -206,6 +207,7 @@ static int describe_container(struct save *save)
 			return -ENOMEM;
 		message->n_command++;
 	}
+	message->isolated = c->config->isolate;
 	save->saving.image->container = message;
 	save->saving.image->pages = pages;
 	return message->name ? machine_describe(arena, &save->saving.image->machine) : -ENOMEM;
@@ -285,6 +287,13 @@ static void kill_held(struct save *save)
 	container_kill(save->c, reason);
 }
 
+/* Somebody was just ending: all is looked at anew. */
+static void forget_description(struct save *save)
+{
+	arena_release(&save->saving.arena);
+	save->saving = (struct saving){.is_isolated = save->saving.is_isolated};
+}
+
 static int step_hold(struct save *save, struct save_result *result)
 {
 	struct checkpoint_error *error = &save->saving.error;
@@ -298,6 +307,12 @@ static int step_hold(struct save *save, struct save_result *result)
 		return checkpoint_fail(error, r, "the compressed pool cannot be written to the swap file %.200s", swap_path(save->c->swap));
 	bool kept_before = swap_pinned_slots(save->c->swap) > 0;
 	r = describe_all(save);
+	if (r == -EBUSY && begin - save->holds_since_ns < FREEZE_PATIENCE_NS) {
+		settle_pins(save, r, kept_before);
+		container_save_point_end(save->c);
+		forget_description(save);
+		return -EINPROGRESS;
+	}
 	bool go_on = r < 0 || save->leave_running; /* what is pinned stays as it is: the rest can be done while they run */
 	if (go_on)
 		container_save_point_end(save->c);

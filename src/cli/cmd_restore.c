@@ -22,6 +22,7 @@ static const char usage[] =
 	"  --pool SIZE       the most that compressed pages in memory may take; 0: none (default: auto)\n"
 	"  --oom POLICY      out of memory: 'kill' the process that holds most (default), or 'stop' all until there is room\n"
 	"  --name NAME       name of the container (default: the program's name and a number)\n"
+	"  --isolate         in PID, IPC and mount namespaces of its own, where all process ids are free (as they are if it was so before)\n"
 	"  --detach          print the container's name and return when the processes run\n"
 	"  --stats FILE      write figures as JSON at the end\n"
 	"  --help            print this\n"
@@ -48,6 +49,7 @@ static int run_image(const struct container_options *given, const struct image *
 		if (!container_options_have_limit(given))
 			config.limit_bytes = MAX_OF(saved->limit_bytes, CONTAINER_MIN_LIMIT_BYTES);
 		config.argv = argv;
+		config.isolate |= saved->isolated;
 		config.restore = restore_as_source(restore);
 		code = container_run_controlled(&config);
 	}

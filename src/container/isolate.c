@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -47,10 +48,11 @@ static void tell(int fd, const struct outcome *outcome)
 		_exit(1);
 }
 
-/* As fork, but the child's parent is the caller's parent. */
-static pid_t fork_sibling(void)
+/* As fork, but the child's parent is the caller's parent (and is told of its end as it is of the caller's), and its number in its own namespace may be given. */
+static pid_t fork_sibling(pid_t inner_pid)
 {
-	return (pid_t)syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+	struct clone_args args = {.flags = CLONE_PARENT, .set_tid = inner_pid ? (uint64_t)(uintptr_t)&inner_pid : 0, .set_tid_size = inner_pid != 0};
+	return (pid_t)syscall(SYS_clone3, &args, sizeof(args));
 }
 
 /* Init --------------------------------------------------------------------------------------------------------------------------- */
@@ -198,7 +200,7 @@ static bool start_init(const struct birth *birth, struct outcome *outcome)
 	struct outcome of_init;
 	if (pipe2(ready, O_CLOEXEC) < 0)
 		return fail(outcome, "pipe to its init", "");
-	outcome->init = fork_sibling();
+	outcome->init = fork_sibling(0);
 	if (outcome->init == 0)
 		init_main(birth->lifeline[0], ready[1]);
 	if (outcome->init < 0)
@@ -215,11 +217,11 @@ static bool start_init(const struct birth *birth, struct outcome *outcome)
 }
 
 /* True in the program. */
-static bool helper_main(const struct birth *birth)
+static bool helper_main(const struct birth *birth, pid_t inner_pid)
 {
 	struct outcome outcome = {0};
 	if (enter_namespaces(&outcome) && start_init(birth, &outcome)) {
-		outcome.program = fork_sibling();
+		outcome.program = fork_sibling(inner_pid);
 		if (outcome.program == 0)
 			return true;
 		if (outcome.program < 0)
@@ -266,11 +268,11 @@ static bool open_pipes(struct birth *birth, struct outcome *outcome)
 }
 
 /* True in the program, when the caller has let it go. */
-static bool make_all(struct birth *birth, struct isolation *iso, struct outcome *outcome)
+static bool make_all(struct birth *birth, struct isolation *iso, pid_t inner_pid, struct outcome *outcome)
 {
 	char byte;
 	pid_t helper = fork();
-	if (helper == 0 && helper_main(birth)) {
+	if (helper == 0 && helper_main(birth, inner_pid)) {
 		close(birth->go[1]);
 		if (read(birth->go[0], &byte, 1) == 0)
 			return true;
@@ -283,12 +285,12 @@ static bool make_all(struct birth *birth, struct isolation *iso, struct outcome 
 	return false;
 }
 
-pid_t isolate_fork(struct isolation *iso, struct isolate_failure *ret)
+pid_t isolate_fork(struct isolation *iso, pid_t inner_pid, struct isolate_failure *ret)
 {
 	struct outcome outcome = {0};
 	struct birth birth;
 	*iso = (struct isolation){.lifeline = -1, .proc = -1};
-	if (open_pipes(&birth, &outcome) && make_all(&birth, iso, &outcome))
+	if (open_pipes(&birth, &outcome) && make_all(&birth, iso, inner_pid, &outcome))
 		return 0;
 	iso->lifeline = steal_fd(&birth.lifeline[1]);
 	close_pair(birth.result);

@@ -27,10 +27,10 @@ struct isolate_failure {
 };
 
 /*
- * As fork(2), with one thread, but the child is the first process of new namespaces. Returns 0 in the child, its pid in the caller, or a negative
+ * As fork(2), with one thread, but the child is the first process of new namespaces; its number inside is inner_pid (0: whichever). Returns 0 in the child, its pid in the caller, or a negative
  * number with *ret saying why and nothing left over. *iso is the caller's: isolate_release gives it back, after the child was reaped.
  */
-pid_t isolate_fork(struct isolation *iso, struct isolate_failure *ret);
+pid_t isolate_fork(struct isolation *iso, pid_t inner_pid, struct isolate_failure *ret);
 
 /* The first process has ended: init ends when all others have. */
 void isolate_drain(const struct isolation *iso);

@@ -116,7 +116,7 @@ static _Noreturn void exec_program(const struct container *c, const struct start
 static pid_t fork_program(struct container *c)
 {
 	struct isolate_failure failure;
-	pid_t pid = c->config->isolate ? isolate_fork(&c->isolation, &failure) : fork();
+	pid_t pid = c->config->isolate ? isolate_fork(&c->isolation, 0, &failure) : fork();
 	if (pid < 0 && c->config->isolate)
 		log_error("--isolate: %s", failure.text);
 	else if (pid < 0)

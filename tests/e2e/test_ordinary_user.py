@@ -225,3 +225,27 @@ def test_nobody_runs_on_when_the_keeper_is_killed(user):
         os.kill(keeper, signal.SIGKILL)
         stderr = process.communicate(timeout=30)[1]
         assert process.returncode == 125 and b"no page was lost" in stderr and b"Error" not in stderr, stderr
+
+
+def test_checkpoint_and_restore(user):
+    """Process ids are given again in a namespace of its own, which needs no right."""
+    program = ("import os, sys, time\nheld = os.urandom(64 << 20); check = len(set(held[::4096])); me = os.getpid()\nprint('ready', flush=True)\nfor i in range(40):\n"
+               "  assert len(set(held[::4096])) == check and os.getpid() == me\n  time.sleep(0.05)\nprint('right', flush=True)")
+    output, image = user.folder / "output", user.folder / "image"
+    output.touch()
+    os.chown(output, NOBODY, NOBODY)  # it is opened again, by its name
+
+    def start(command):
+        with open(output, "ab") as out:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=user.folder)
+    process = start(user.box([PYTHON, "-c", program], 32 * MIB, "--name", "saved"))
+    assert wait_until(lambda: output.exists() and b"ready" in output.read_bytes(), 20)
+    for _ in range(2):
+        status, stdout, stderr, _ = execute(user.command(boxes.MEMBOX, "checkpoint", "saved", image), cwd=user.folder)
+        assert status == 0, stderr + (process.stderr.read() if process.poll() is not None else "")
+        assert process.wait(30) == 137
+        process = start(user.command(boxes.MEMBOX, "restore", "--isolate", "--name", "saved", "--swap", user.folder / "swap-restored", image))
+        assert wait_until(lambda: execute(user.command(boxes.MEMBOX, "stat", "saved"))[0] == 0 or process.poll() is not None, 20)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, stderr
+    assert output.read_bytes() == b"ready\nright\n"

@@ -93,7 +93,7 @@ static int restore_locks(struct restored_process *p, const Image__Descriptor *d,
 	for (size_t i = 0; i < file->n_locks; i++) {
 		const Image__Lock *lock = file->locks[i];
 		struct flock range = {.l_type = lock->exclusive ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET, .l_start = (off_t)lock->start, .l_len = (off_t)lock->bytes};
-		if (lock->kind != IMAGE__LOCK__KIND__POSIX || lock->pid != p->pid)
+		if (lock->kind != IMAGE__LOCK__KIND__POSIX || lock->pid != p->message->pid)
 			continue;
 		remote_addr_t at = remote_put(&p->remote, 0, &range, sizeof(range));
 		long r = at ? REMOTE_CALL(&p->remote, SYS_fcntl, d->number, F_SETLK, at, 0, 0, 0) : -EFAULT;

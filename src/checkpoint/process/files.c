@@ -179,7 +179,7 @@ static int save_locks(struct saved_process *p, Image__File *f, int fd, const cha
 		lock->exclusive = !strcmp(way, "WRITE");
 		lock->start = start;
 		lock->bytes = strcmp(end, "EOF") ? strtoull(end, NULL, 10) - start + 1 : 0;
-		lock->pid = pid;
+		lock->pid = pid > 0 ? saved_id(p->saving, pid) : pid;
 		*slot = lock;
 		f->n_locks++;
 	}

@@ -8,6 +8,13 @@
 
 #include "base/cleanup.h"
 #include "checkpoint/process/process.h"
+#include "platform/process.h"
+
+pid_t saved_id(const struct saving *saving, pid_t pid)
+{
+	pid_t inner = process_innermost_pid(pid);
+	return saving->is_isolated || inner == pid ? inner : 0;
+}
 
 int saved_no_memory(struct saving *saving)
 {

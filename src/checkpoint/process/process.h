@@ -14,6 +14,7 @@ struct saving {
 	struct arena arena;
 	struct checkpoint_error error;
 	Image__Image *image;
+	bool is_isolated;          /* the processes have a pid namespace of their own */
 	struct saved_file *files;  /* what the files of the image were found as, in the same order */
 	struct pages_writer *writer;
 	struct {
@@ -39,6 +40,7 @@ struct restoring {
 	int *files;     /* for each file of the image, by index: our descriptor, above all that a process will have */
 	int *objects;   /* the same for each object */
 	int first_file; /* the lowest of all */
+	bool has_user_namespace; /* in which the processes have rights until they go on */
 };
 
 struct restored_process {
@@ -46,7 +48,14 @@ struct restored_process {
 	struct remote remote;
 	pid_t pid;
 	const Image__Process *message;
+	pid_t *tids; /* of the message's threads, as we see them; memory of the restore */
 };
+
+/*
+ * Numbers of processes and threads are saved as these see them themselves; in namespaces of their own that is not what we see. 0: it is gone, or neither in ours nor
+ * in the container's.
+ */
+pid_t saved_id(const struct saving *saving, pid_t pid);
 
 /* -ENOMEM with the reason, for an arena that gave nothing. */
 int saved_no_memory(struct saving *saving);

@@ -67,16 +67,17 @@ int pending_save(struct saving *saving, pid_t tid, bool shared, ProtobufCBinaryD
 	}
 }
 
-int pending_restore(struct restored_process *p, pid_t tid, const ProtobufCBinaryData *array, size_t nr)
+int pending_restore(struct restored_process *p, const Image__Thread *t, pid_t tid, const ProtobufCBinaryData *array, size_t nr)
 {
 	struct remote by = p->remote;
-	by.tid = tid ? tid : p->pid;
+	by.tid = t ? tid : p->pid;
+	uint64_t process = (uint64_t)p->message->pid;
 	for (size_t i = 0; i < nr; i++) {
 		siginfo_t info = {0};
 		memcpy(&info, array[i].data, MIN_OF(array[i].len, sizeof(info)));
 		remote_addr_t at = remote_put(&by, 0, &info, sizeof(info));
-		long r = !at ? -EFAULT : tid ? REMOTE_CALL(&by, SYS_rt_tgsigqueueinfo, (uint64_t)p->pid, (uint64_t)tid, (uint64_t)info.si_signo, at, 0, 0)
-					     : REMOTE_CALL(&by, SYS_rt_sigqueueinfo, (uint64_t)p->pid, (uint64_t)info.si_signo, at, 0, 0, 0);
+		long r = !at ? -EFAULT : t ? REMOTE_CALL(&by, SYS_rt_tgsigqueueinfo, process, (uint64_t)t->tid, (uint64_t)info.si_signo, at, 0, 0)
+					     : REMOTE_CALL(&by, SYS_rt_sigqueueinfo, process, (uint64_t)info.si_signo, at, 0, 0, 0);
 		if (r < 0)
 			return checkpoint_fail(&p->restoring->error, (int)r, "process %d: pending signal %d: %s", p->pid, info.si_signo, strerror((int)-r));
 	}
@@ -132,5 +133,5 @@ int signals_restore(struct restored_process *p)
 		if (r < 0)
 			return checkpoint_fail(&p->restoring->error, (int)r, "process %d: signal %u: %s", p->pid, number, strerror((int)-r));
 	}
-	return pending_restore(p, 0, p->message->pending, p->message->n_pending);
+	return pending_restore(p, NULL, 0, p->message->pending, p->message->n_pending);
 }

@@ -95,7 +95,7 @@ static int save_posix_timer(struct saved_process *p, const char *text)
 	message->notify = !strcmp(how, "none") ? SIGEV_NONE : !strcmp(how, "thread") ? SIGEV_THREAD : SIGEV_SIGNAL;
 	if (!strcmp(whom, "tid")) {
 		message->notify |= SIGEV_THREAD_ID;
-		message->tid = tid;
+		message->tid = saved_id(p->saving, tid);
 	}
 	message->interval_ns = ns_of(value.it_interval);
 	message->value_ns = ns_of(value.it_value);
