@@ -352,8 +352,11 @@ static uint64_t serve(struct container_service *service, struct container *c)
 static void say_last_words(struct client *client, struct container *c)
 {
 	struct timeval patience = {.tv_usec = LAST_WORDS_MS * 1000};
+	bool is_answered = client->request.verb && control_answer_at_end(&client->request, c);
+	if (client->request.verb && !is_answered)
+		client->request.error = "the container has ended meanwhile";
 	if (client->request.verb)
-		conclude(client, control_answer_at_end(&client->request, c) ? 0 : -ESRCH);
+		conclude(client, is_answered ? 0 : -ESRCH);
 	if (client->fd < 0 || client->out_sent == client->out_bytes)
 		return;
 	setsockopt(client->fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));

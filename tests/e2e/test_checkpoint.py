@@ -94,7 +94,7 @@ def go_through(saved, program, times, longest, **options):
         if one.process.poll() is not None:
             break
         answer = one.checkpoint(check=False)
-        if "no such container" in answer.stderr or "ended" in answer.stderr:
+        if "no such container" in answer.stderr or "the container ended" in answer.stderr or "has ended" in answer.stderr:
             break  # it was faster
         if answer.returncode:
             assert "could not be held" in answer.stderr, answer.stderr
