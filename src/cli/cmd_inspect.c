@@ -17,7 +17,7 @@ static const char usage[] = "Usage: membox inspect FOLDER [--json]\n"
 			    "\n"
 			    "Exit code 0; 125 when it is not a checkpoint, is damaged, or membox itself failed.\n";
 
-static const char *const kinds[] = {"file", "folder", "device", "outside", "pipe", "eventfd", "epoll", "timerfd", "signalfd", "socketpair"};
+static const char *const kinds[] = {"file", "folder", "device", "outside", "pipe", "eventfd", "epoll", "timerfd", "signalfd", "socket", "object"};
 
 static uint64_t pages_of(const Image__Process *process)
 {

@@ -60,11 +60,6 @@ const char *swap_path(const struct swap *swap)
 	return swap->path;
 }
 
-const struct swap_base *swap_base(const struct swap *swap)
-{
-	return swap->base;
-}
-
 static bool is_of_base(slot_t slot)
 {
 	return slot & SLOT_OF_BASE;

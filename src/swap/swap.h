@@ -50,7 +50,6 @@ void swap_close(struct swap *swap, bool remove_file);
 /* True when swap_open created the file (so that a failed start can remove it). */
 bool swap_was_created(const struct swap *swap);
 const char *swap_path(const struct swap *swap);
-const struct swap_base *swap_base(const struct swap *swap); /* NULL: none */
 
 /* Where a slot lies. The file's path, and the offset in bytes. */
 const char *swap_locate(const struct swap *swap, slot_t slot, uint64_t *ret_offset);

@@ -9,7 +9,6 @@
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -67,7 +66,7 @@ static bool is_without_name(const char *path)
 }
 
 /* The file must be found again, and be the same then. */
-static int save_file(struct saved_process *p, Image__Mapping *m, dev_t dev, unsigned long long inode)
+static int save_file(struct saved_process *p, Image__Mapping *m, unsigned long long inode)
 {
 	struct stat st;
 	if (is_without_name(m->path)) {
@@ -89,7 +88,7 @@ static bool is_of_kernel(const char *name)
 	return !strncmp(name, "[vvar", 5) || !strcmp(name, "[vdso]");
 }
 
-static int classify(struct saved_process *p, Image__Mapping *m, const char *flags, dev_t dev, unsigned long long inode, bool shared)
+static int classify(struct saved_process *p, Image__Mapping *m, const char *flags, unsigned long long inode)
 {
 	if (has_flag(flags, "ht"))
 		return refuse(p, m, "huge pages of hugetlbfs");
@@ -105,7 +104,7 @@ static int classify(struct saved_process *p, Image__Mapping *m, const char *flag
 	if (has_flag(flags, "io") || has_flag(flags, "pf"))
 		return refuse(p, m, "memory of a device");
 	if (inode)
-		return save_file(p, m, dev, inode);
+		return save_file(p, m, inode);
 	if (m->path[0] && m->path[0] != '[')
 		return refuse(p, m, "not known what it is");
 	m->kind = IMAGE__MAPPING__KIND__ANONYMOUS;
@@ -126,10 +125,9 @@ static bool is_ours(const struct saved_process *p, remote_addr_t start, remote_a
 static int save_mapping(struct saved_process *p, const char *line, const char *flags)
 {
 	unsigned long long start, end, offset, inode;
-	unsigned int major, minor;
 	char modes[5];
 	int name_at = 0;
-	if (sscanf(line, "%llx-%llx %4s %llx %x:%x %llu %n", &start, &end, modes, &offset, &major, &minor, &inode, &name_at) < 7 || !name_at)
+	if (sscanf(line, "%llx-%llx %4s %llx %*x:%*x %llu %n", &start, &end, modes, &offset, &inode, &name_at) < 5 || !name_at)
 		return checkpoint_fail(&p->saving->error, -EPROTO, "process %d: /proc/%d/smaps is not understood", p->pid, p->pid);
 	if (is_ours(p, start, end))
 		return 0;
@@ -154,7 +152,7 @@ static int save_mapping(struct saved_process *p, const char *line, const char *f
 	m->may_write = has_flag(flags, "mw");
 	*slot = m;
 	memory->n_mappings++;
-	int r = classify(p, m, flags, makedev(major, minor), inode, shared);
+	int r = classify(p, m, flags, inode);
 	return r < 0 || m->kind == IMAGE__MAPPING__KIND__KERNEL ? r : save_advice(p, m, flags);
 }
 

@@ -27,10 +27,6 @@
 #define SCHED_DEADLINE_POLICY 6
 #define ROBUST_LIST_HEAD_BYTES 24
 
-#ifndef RSEQ_FLAG_UNREGISTER
-#define RSEQ_FLAG_UNREGISTER 1
-#endif
-
 static int fail_save(struct saved_process *p, pid_t tid, const char *what, long code)
 {
 	return checkpoint_fail(&p->saving->error, (int)code, "process %d, thread %d: %s: %s", p->pid, tid, what, strerror((int)-code));
