@@ -466,6 +466,7 @@ static void record_one(struct transaction *t, struct batch_page *page)
 	struct address_space *as = t->as;
 	shadow_entry_t entry = shadow_get(as->shadow, page->addr);
 	page->old_slot = entry_slot(entry);
+	page->to_cache = entry & ENTRY_ALONE;
 	swap_get(as->pager->swap, page->slot); /* the entry's; the first reference is the batch's */
 	shadow_set(as->shadow, page->addr, entry_make(STATE_STAGED, page->slot, 0, pager_epoch(as->pager), entry & ENTRY_PINNED));
 }

@@ -679,7 +679,7 @@ static void record_loaded(struct fault_context *context, struct load *load, uint
 		bool used = asked || load->sequential;
 		unsigned age = used ? pager_age_at_refault(context->pager, page, entry_epoch(entry)) : 0;
 		uint8_t epoch = (uint8_t)(fill_epoch(as) + (asked ? 0 : NOT_RECENT));
-		uint64_t flags = (entry & ENTRY_PINNED) | (asked && load->write ? 0 : ENTRY_ARMED);
+		uint64_t flags = (entry & ENTRY_PINNED) | (asked && load->write ? 0 : ENTRY_ARMED) | (asked && !load->sequential ? ENTRY_ALONE : 0);
 		forkless_note_slot(as, page, entry_slot(entry));
 		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, epoch, flags));
 	}

@@ -14,7 +14,7 @@
  * fault can only come when it is not, and then its content is zeros.
  *
  * Entry:   63        32 31 .. 17 16    15  8 7  6 5        4       3      2..0
- *         | slot       | spare |ARMED|epoch|age |LOADING|REMOVED|PINNED|state |    (31 .. 18 spare, 17 UNKNOWN)
+ *         | slot       | spare |ARMED|epoch|age |LOADING|REMOVED|PINNED|state |    (31 .. 19 spare, 18 ALONE, 17 UNKNOWN)
  */
 #pragma once
 
@@ -35,6 +35,7 @@ enum page_state {
 #define ENTRY_LOADING 0x20ull /* a read of its slot is in flight; whoever completes it wakes the waiters */
 #define ENTRY_ARMED 0x10000ull /* write-protected since it was last looked at: if it is not any more, it was written to */
 #define ENTRY_UNKNOWN 0x20000ull /* NONE, missing, and what it should hold cannot be told (forkless.h): whoever touches it is killed */
+#define ENTRY_ALONE 0x40000ull   /* RESIDENT, read from the file by a fault that was not part of a sequence: worth a place in the pool */
 #define ENTRY_AGE_SHIFT 6
 #define ENTRY_AGE_MAX 3u
 #define ENTRY_EPOCH_SHIFT 8

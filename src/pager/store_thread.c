@@ -20,6 +20,7 @@
 #define TURNS_TO_POOL 8u
 #define WRITES_IN_A_HURRY 2u
 #define WRITES_OVER_LIMIT 4u
+#define DENSE 3u
 #define HOLES_SHARE 32u /* of the memory of a full pool; more than that is room */
 
 static void reap(struct writeback *wb, bool wait);
@@ -132,6 +133,12 @@ static void write_run(struct writeback *wb, struct batch *batch, uint32_t first,
 	stat_add(wb->pager->stats, swap_out, nr);
 }
 
+/* Pages take a third of their size or less there: compressing frees nearly as much as writing, and reading back costs no disk. An empty pool is one. */
+static bool is_dense(const struct pool *pool)
+{
+	return atomic_load_explicit(pool_memory(pool), memory_order_relaxed) * DENSE <= pool_nr_pages(pool);
+}
+
 /*
  * A page that is written frees twice the memory of one that is compressed, for less of the processors' time. So while a fault waits for room the disk shares
  * the work, and over the limit what leaves goes to the file as fast as that takes it. Into a full pool some batches still go (and the oldest pages leave for them), so that it does not hold for ever what nobody asks for; most go to the
@@ -143,7 +150,7 @@ static bool goes_to_pool(struct writeback *wb)
 	uint64_t target = atomic_load_explicit(&pager->pool_target, memory_order_relaxed);
 	uint32_t writes = atomic_load_explicit(&pager->over_limit, memory_order_relaxed) ? WRITES_OVER_LIMIT
 			  : atomic_load_explicit(&pager->starving, memory_order_relaxed) ? WRITES_IN_A_HURRY : 0;
-	if (!target || swap_io_in_flight(wb->io) < writes)
+	if (!target || (swap_io_in_flight(wb->io) < writes && !is_dense(pager->pool)))
 		return false;
 	uint64_t memory = atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed);
 	return memory < target || pool_free_memory(pager->pool) > memory / HOLES_SHARE || wb->turn++ % TURNS_TO_POOL == 0;
@@ -181,8 +188,19 @@ static void write_batch(struct writeback *wb, struct batch *batch)
 		finish(wb, batch);
 }
 
+/* Copies of what the file has: see settle_for_cache. */
+static void cache_in_pool(struct writeback *wb, struct batch *batch)
+{
+	uint64_t stored = 0;
+	for (uint32_t i = 0; i < batch->nr_pages; i++)
+		if (batch->pages[i].to_cache && writeback_pool_has_room(wb))
+			stored += pool_store(wb->pager->pool, wb->compressor, batch->pages[i].slot, batch->buffer + i * PAGE_BYTES);
+	stat_add(wb->pager->stats, pool_out, stored);
+}
+
 static void store_batch(struct writeback *wb, struct batch *batch)
 {
+	cache_in_pool(wb, batch);
 	if (goes_to_pool(wb))
 		store_in_pool(wb, batch);
 	write_batch(wb, batch);

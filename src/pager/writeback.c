@@ -151,6 +151,13 @@ bool writeback_has(struct writeback *wb, slot_t slot)
 	return found;
 }
 
+bool writeback_pool_has_room(const struct writeback *wb)
+{
+	const struct pager *pager = wb->pager;
+	return pager->pool && atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed) <
+				      atomic_load_explicit(&pager->pool_target, memory_order_relaxed);
+}
+
 static bool page_is_zero(const void *page)
 {
 	const uint64_t *word = page;
@@ -225,6 +232,18 @@ static void remember_stored(struct writeback *wb, const struct batch_page *page,
 		*stored_place(wb, page->addr, checksum) = (struct stored){page->addr, checksum, second, page->slot};
 }
 
+/*
+ * A page that random access has read from the file gets a place in the pool while that has room: the next time it costs no read. Until the copy is there
+ * a fault reads the file. The batch takes a reference of its own on the slot, which becomes its page's under the write-back lock.
+ */
+static bool settle_for_cache(struct writeback *wb, struct batch_page *page, enum page_state state)
+{
+	page->to_cache &= state == STATE_SWAPPED && writeback_pool_has_room(wb);
+	if (page->to_cache)
+		swap_get(wb->pager->swap, page->old_slot);
+	return page->to_cache;
+}
+
 /* Returns true when the page has to be written. */
 static bool settle_page(struct writeback *wb, struct batch *batch, uint32_t index)
 {
@@ -238,12 +257,16 @@ static bool settle_page(struct writeback *wb, struct batch *batch, uint32_t inde
 		if (settled)
 			stat_add(wb->pager->stats, zero_drops, 1);
 	} else if (page->old_slot != NO_SLOT && swap_checksum(swap, page->old_slot) == checksum) {
-		settled = settle_without_write(wb, batch, page, entry_make(settled_state(wb, page->old_slot), page->old_slot, 0, 0, 0));
+		enum page_state state = settled_state(wb, page->old_slot);
+		settled = settle_without_write(wb, batch, page, entry_make(state, page->old_slot, 0, 0, 0));
 		if (settled) {
-			page->old_slot = NO_SLOT; /* the reference is the entry's now */
 			stat_add(wb->pager->stats, clean_drops, 1);
+			if (settle_for_cache(wb, page, state))
+				return false;
+			page->old_slot = NO_SLOT; /* the reference is the entry's now */
 		}
 	}
+	page->to_cache = false;
 	if (!settled && batch->as->shares) {
 		uint64_t second = swap_page_second_checksum(swap, content);
 		settled = settle_as_twin(wb, batch, page, checksum, second);
@@ -268,7 +291,7 @@ void writeback_settle(struct writeback *wb, struct batch *batch)
 	lock_take(&wb->lock);
 	for (uint32_t i = 0; i < batch->nr_pages; i++)
 		if (!batch->to_store[i])
-			batch->pages[i].slot = NO_SLOT;
+			batch->pages[i].slot = batch->pages[i].to_cache ? batch->pages[i].old_slot : NO_SLOT;
 	lock_drop(&wb->lock);
 }
 

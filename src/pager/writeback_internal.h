@@ -40,6 +40,9 @@ struct writeback {
 /* A free batch in state BATCH_MOVING with one reference on as (which may be NULL), or NULL. */
 struct batch *writeback_try_take(struct writeback *wb, struct address_space *as);
 
+/* It has not grown to its share. */
+bool writeback_pool_has_room(const struct writeback *wb);
+
 /* Starts and ends the store thread. 0 or -errno. */
 int store_thread_start(struct writeback *wb);
 void store_thread_stop(struct writeback *wb); /* everything is stored first */

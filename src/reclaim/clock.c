@@ -44,11 +44,11 @@ bool clock_hand_passes(const struct clock_hand *hand, remote_addr_t page, unsign
 
 struct watermarks clock_watermarks(uint64_t limit_pages)
 {
-	uint64_t start = MIN_OF(MAX_OF(limit_pages / 64, 16), 4096);
+	uint64_t start = MIN_OF(MAX_OF(limit_pages / 128, 16), 4096);
 	uint64_t batch = MIN_OF(MAX_OF(limit_pages / 32, 16), 128);
 	return (struct watermarks){
 		.start = start,
-		.stop = start + MAX_OF(batch, MIN_OF(limit_pages / 100, 4096)),
+		.stop = start + MAX_OF(batch, MIN_OF(limit_pages / 256, 4096)),
 		.batch = batch,
 	};
 }
