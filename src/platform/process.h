@@ -96,8 +96,10 @@ struct system_activity {
 	pid_t newest_pid;  /* given to the newest task in our pid namespace: while it stays the same nobody has forked */
 };
 
+/* A descriptor to read it from, again and again, or -errno. */
+int system_activity_open(void);
 /* 0 or -errno. */
-int system_activity_read(struct system_activity *ret);
+int system_activity_read(int fd, struct system_activity *ret);
 
 /* All thread ids of pid; returns the count (may exceed max, then only max are written) or -errno. */
 int process_threads(pid_t pid, pid_t *ret_tids, int max);
