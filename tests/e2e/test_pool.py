@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from boxes import BARE, MIB, PYTHON, ask, execute, wait_until, MEMBOX
+from boxes import BARE, MIB, PYTHON, ask, execute, victim, wait_until, MEMBOX
 
 pytestmark = pytest.mark.skipif(BARE, reason="about containers only")
 
@@ -76,6 +76,13 @@ def test_noise_goes_to_the_file(holder):
     f = held.figures()
     assert f["pool_stored"] < 4 * MIB and f["swap_out"] > 0  # what the interpreter itself has shrinks
     held.end()
+
+
+def test_what_shrinks_well_needs_no_disk(box):
+    run = box.run_boxed([victim("touch-pages"), 96, "rand-read", 400], 48 * MIB)
+    assert run.status == 0, run.stderr
+    assert run.stats["swap_out"] < run.stats["pool_out"] / 4, run.stats
+    assert run.stats["swap_in"] < run.stats["pool_in"] / 4, run.stats
 
 
 def test_no_pool(holder):
