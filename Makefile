@@ -4,7 +4,7 @@ CHECK_BUILD ?= build-check
 MESON ?= meson
 C_FILES = $(wildcard $(addsuffix /*.[ch],src/* src/*/* src/*/*/* include tests/* bench))
 
-.PHONY: all demo check install clean format bench torture
+.PHONY: all demo check install clean format bench torture fuzz
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -36,6 +36,15 @@ bench:
 # Random operations on memory, in containers whose limit changes all the time: TORTURE="--minutes 60", --seed N ... (tests/torture/torture.py --help)
 torture: all
 	@MEMBOX=$(BUILD)/membox tests/torture/torture.py $(TORTURE)
+
+# What reads what others have written, with inputs made up by libFuzzer (tests/fuzz): FUZZ="-max_total_time=1800" for each, FUZZERS="image reply" only.
+FUZZERS ?= $(basename $(notdir $(wildcard tests/fuzz/corpus/*)))
+FUZZ ?= -max_total_time=60
+fuzz:
+	@tools/install-deps check
+	@[ -e $(CHECK_BUILD)/fuzz/build.ninja ] || CC=clang $(MESON) setup $(CHECK_BUILD)/fuzz -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false -Dwerror=false
+	@ninja -C $(CHECK_BUILD)/fuzz $(FUZZERS:%=tests/fuzz/fuzz_%)
+	@for name in $(FUZZERS); do echo "== $$name"; tests/fuzz/run $(CHECK_BUILD)/fuzz/tests/fuzz/fuzz_$$name tests/fuzz/corpus/$$name $(FUZZ) || exit 1; done
 
 format:
 	clang-format -i $(C_FILES)

@@ -51,7 +51,8 @@ static int number_pages(struct input *input)
 	uint64_t *sorted = calloc(MAX_OF(w->nr_accesses, 1u), sizeof(*sorted));
 	if (!sorted)
 		return -ENOMEM;
-	memcpy(sorted, input->key, w->nr_accesses * sizeof(*sorted));
+	for (uint64_t i = 0; i < w->nr_accesses; i++)
+		sorted[i] = input->key[i];
 	qsort(sorted, w->nr_accesses, sizeof(*sorted), compare);
 	for (uint64_t i = 0; i < w->nr_accesses; i++)
 		if (!i || sorted[i] != sorted[w->nr_pages - 1])

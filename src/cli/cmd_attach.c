@@ -85,21 +85,17 @@ static struct place *find_place(const struct places *places, pid_t pid)
 static int look_into(const char *name, void *context)
 {
 	struct places *places = context;
-	json_object *members = NULL, *departed = NULL;
 	int r = membox_connect(places->m, name);
 	_cleanup_object_ json_object *object = r ? NULL : request_object(places->m, "stat", &r);
+	json_object *members = object_array(object, "members"), *departed = object_array(object, "departed");
 	struct place *place;
 
-	if (object) {
-		json_object_object_get_ex(object, "members", &members);
-		json_object_object_get_ex(object, "departed", &departed);
-	}
-	for (size_t i = 0; members && i < json_object_array_length(members); i++) {
+	for (size_t i = 0; i < array_length(members); i++) {
 		place = find_place(places, (pid_t)object_number(json_object_array_get_idx(members, i), "pid"));
 		if (place)
 			snprintf(place->container, sizeof(place->container), "%s", name);
 	}
-	for (size_t i = 0; departed && i < json_object_array_length(departed); i++) {
+	for (size_t i = 0; i < array_length(departed); i++) {
 		place = find_place(places, (pid_t)json_object_get_int(json_object_array_get_idx(departed, i)));
 		if (place)
 			place->has_departed = true;

@@ -86,7 +86,7 @@ static void print_process(json_object *process)
 static void print_image(json_object *object)
 {
 	char size[SIZE_TEXT_MAX], age[AGE_TEXT_MAX];
-	json_object *processes = json_object_object_get(object, "processes");
+	json_object *processes = object_array(object, "processes");
 	printf("container  ");
 	print_safely(object_text(object, "name"), 0);
 	printf("\ncommand    ");

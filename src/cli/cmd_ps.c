@@ -56,20 +56,21 @@ static json_object *describe(struct membox *m, const char *name)
 static void print_row(json_object *object)
 {
 	char usage_text[SIZE_TEXT_MAX], limit_text[SIZE_TEXT_MAX], swap_text[SIZE_TEXT_MAX], age_text[AGE_TEXT_MAX];
-	json_object *command;
-	bool known = json_object_object_get_ex(object, "command", &command);
+	json_object *command = object_array(object, "command");
 
 	print_safely(object_text(object, "name"), 20);
-	if (!known) {
-		printf("  %s\n", object_text(object, "state"));
+	printf("  ");
+	print_safely(object_text(object, "state"), command ? 8 : 0);
+	if (!command) {
+		putchar('\n');
 		return;
 	}
 	format_size_short(object_number(object, "rss_usage"), usage_text);
 	format_limit(object_number(object, "rss_limit"), limit_text);
 	format_size_short(object_number(object, "swap_used"), swap_text);
 	format_age(object_number(object, "started"), age_text);
-	printf("  %-8s  %8" PRIu64 "  %5" PRIu64 "  %7s  %7s  %7s  %8s  ", object_text(object, "state"), object_number(object, "program"),
-	       object_number(object, "nr_processes"), usage_text, limit_text, swap_text, age_text);
+	printf("  %8" PRIu64 "  %5" PRIu64 "  %7s  %7s  %7s  %8s  ", object_number(object, "program"), object_number(object, "nr_processes"), usage_text,
+	       limit_text, swap_text, age_text);
 	print_command(command);
 	putchar('\n');
 }

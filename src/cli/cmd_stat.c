@@ -39,7 +39,7 @@ static void flatten(json_object *object)
 {
 	json_object *figures;
 
-	if (!json_object_object_get_ex(object, "figures", &figures))
+	if (!json_object_object_get_ex(object, "figures", &figures) || !json_object_is_type(figures, json_type_object))
 		return;
 	json_object_object_foreach(figures, name, value) {
 		json_object_object_add(object, name, json_object_get(value));
@@ -50,15 +50,16 @@ static void flatten(json_object *object)
 static void print_head(json_object *object)
 {
 	char usage_text[SIZE_TEXT_MAX], other_text[SIZE_TEXT_MAX], age_text[AGE_TEXT_MAX];
-	json_object *command;
 
 	printf("%-10s  ", "name");
 	print_safely(object_text(object, "name"), 0);
-	printf("\n%-10s  %s, %s", "state", object_text(object, "state"), format_age(object_number(object, "started"), age_text));
+	printf("\n%-10s  ", "state");
+	print_safely(object_text(object, "state"), 0);
+	printf(", %s", format_age(object_number(object, "started"), age_text));
 	printf("\n%-10s  %" PRIu64 ", its keeper %" PRIu64, "process", object_number(object, "program"), object_number(object, "keeper"));
-	if (json_object_object_get_ex(object, "command", &command)) {
+	if (object_array(object, "command")) {
 		printf("\n%-10s  ", "command");
-		print_command(command);
+		print_command(object_array(object, "command"));
 	}
 	format_size_short(object_number(object, "rss_usage"), usage_text);
 	format_limit(object_number(object, "rss_limit"), other_text);
@@ -78,12 +79,12 @@ static void print_head(json_object *object)
 static void print_members(json_object *object)
 {
 	char rss_text[SIZE_TEXT_MAX], file_text[SIZE_TEXT_MAX];
-	json_object *members;
+	json_object *members = object_array(object, "members");
 
-	if (!json_object_object_get_ex(object, "members", &members) || json_object_array_length(members) == 0)
+	if (!array_length(members))
 		return;
 	printf("\n%8s  %-16s  %8s  %8s  %7s\n", "PID", "PROCESS", "MEMORY", "OF FILES", "OOM ADJ");
-	for (size_t i = 0; i < json_object_array_length(members); i++) {
+	for (size_t i = 0; i < array_length(members); i++) {
 		json_object *member = json_object_array_get_idx(members, i), *adjust;
 
 		format_size_short(object_number(member, "rss"), rss_text);

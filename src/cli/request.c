@@ -113,6 +113,18 @@ const char *object_text(json_object *object, const char *name)
 	return json_object_object_get_ex(object, name, &value) ? json_object_get_string(value) : NULL;
 }
 
+json_object *object_array(json_object *object, const char *name)
+{
+	json_object *value;
+
+	return json_object_object_get_ex(object, name, &value) && json_object_is_type(value, json_type_array) ? value : NULL;
+}
+
+size_t array_length(json_object *array)
+{
+	return array ? json_object_array_length(array) : 0;
+}
+
 void print_object(json_object *object, bool on_one_line)
 {
 	int flags = JSON_C_TO_STRING_NOSLASHESCAPE | JSON_C_TO_STRING_SPACED | (on_one_line ? 0 : JSON_C_TO_STRING_PRETTY);

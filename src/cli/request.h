@@ -61,6 +61,10 @@ json_object *request_object(struct membox *m, const char *verb, int *ret_r);
 uint64_t object_number(json_object *object, const char *name);
 const char *object_text(json_object *object, const char *name);
 
+/* An array of a reply; NULL, which has no elements, when it is not there or something else. */
+json_object *object_array(json_object *object, const char *name);
+size_t array_length(json_object *array);
+
 /* The object on stdout, on many lines or on one. */
 void print_object(json_object *object, bool on_one_line);
 

@@ -21,7 +21,7 @@ void print_safely(const char *text, int width)
 
 void print_command(json_object *command)
 {
-	for (size_t i = 0; i < json_object_array_length(command); i++) {
+	for (size_t i = 0; i < (command ? json_object_array_length(command) : 0); i++) {
 		if (i)
 			putchar(' ');
 		print_safely(json_object_get_string(json_object_array_get_idx(command, i)), 0);

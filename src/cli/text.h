@@ -9,7 +9,7 @@
 /* On stdout, at least `width` columns; what the program may have chosen (names, arguments) cannot command the terminal. NULL prints as "-". */
 void print_safely(const char *text, int width);
 
-/* The array of a command's words, separated by spaces. */
+/* The array of a command's words (NULL: none), separated by spaces. */
 void print_command(json_object *command);
 
 /* Like format_size_short; a limit that nothing can reach (a released container) is "none". */

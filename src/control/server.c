@@ -66,7 +66,8 @@ static json_object *new_reply(bool ok)
 static void reply_error(struct client *client, int error, const char *why, const char *hint)
 {
 	json_object *reply = new_reply(false);
-	json_object_object_add(reply, "errno", json_object_new_string(strerrorname_np(-error)));
+	const char *name = strerrorname_np(-error);
+	json_object_object_add(reply, "errno", json_object_new_string(name ? name : "EIO"));
 	json_object_object_add(reply, "error", json_object_new_string(why ? why : strerror(-error)));
 	if (hint)
 		json_object_object_add(reply, "hint", json_object_new_string(hint));

@@ -246,7 +246,7 @@ static void remove_stale_name(const Image__Socket *s)
 {
 	struct sockaddr_un address = {0};
 	struct stat st;
-	memcpy(&address, s->address.data, MIN_OF(s->address.len, sizeof(address)));
+	memcpy(&address, s->address.data, MIN_OF(s->address.len, sizeof(address) - 1)); /* a path of full length has no zero behind it */
 	if (address.sun_path[0] != '/' || lstat(address.sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
 		return;
 	_cleanup_close_ int fd = socket(AF_UNIX, (int)s->type | SOCK_CLOEXEC, 0);
