@@ -14,12 +14,12 @@
 
 #include "base/cleanup.h"
 #include "checkpoint/validate.h"
+#include "platform/folders.h"
 
 #define IMAGE_NAME "image.pb"
 #define PAGES_NAME "pages"
 #define CHECKSUMS_NAME "checksums"
 #define FORMAT_VERSION 1u
-#define IMAGE_MAX_BYTES ((uint64_t)1 << 30)
 
 static const char magic[8] = {'M', 'E', 'M', 'B', 'O', 'X', 'I', 'M'};
 
@@ -95,15 +95,26 @@ static void remove_folder(int at, const char *path)
 	unlinkat(at, path, AT_REMOVEDIR);
 }
 
-void image_draft_end(struct image_draft *draft)
+void image_draft_remove(const struct image_draft *draft)
 {
 	if (draft->work_path)
 		remove_folder(AT_FDCWD, draft->work_path);
+}
+
+void image_draft_end(struct image_draft *draft)
+{
+	image_draft_remove(draft);
 	if (draft->folder >= 0)
 		close(draft->folder);
 	free(draft->path);
 	free(draft->work_path);
 	*draft = (struct image_draft){.folder = -1};
+}
+
+int image_draft_create_pages(const struct image_draft *draft, struct checkpoint_error *error)
+{
+	int fd = openat(draft->folder, PAGES_NAME, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	return fd < 0 ? fail_path(error, draft->path, -errno) : fd;
 }
 
 static int write_all(int fd, const void *data, size_t len)
@@ -142,25 +153,12 @@ static int save_message(int folder, const Image__Image *image)
 	return save_file(folder, IMAGE_NAME, &header, sizeof(header), body, bytes);
 }
 
-/* The entry of a folder in the one above is durable only when that is. */
-static int sync_above(const char *path)
-{
-	_cleanup_free_ char *copy = strdup(path);
-	char *slash = copy ? strrchr(copy, '/') : NULL;
-	if (!copy)
-		return -ENOMEM;
-	if (slash)
-		slash[slash == copy] = '\0';
-	_cleanup_close_ int fd = open(slash ? copy : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
-}
-
 /* An older one changes places with the new one, in one step, and is removed. */
 static int give_name(struct image_draft *draft)
 {
 	int r = renameat2(AT_FDCWD, draft->work_path, AT_FDCWD, draft->path, draft->replaces ? RENAME_EXCHANGE : RENAME_NOREPLACE) < 0 ? -errno : 0;
 	if (r == 0)
-		r = sync_above(draft->path);
+		r = folder_sync_above(draft->path);
 	if (r == 0 && draft->replaces)
 		remove_folder(AT_FDCWD, draft->work_path);
 	if (r == 0) {
@@ -205,6 +203,19 @@ static int read_all(int fd, void *data, size_t len)
 	return 0;
 }
 
+int image_decode(const void *message, size_t bytes, const char *path, Image__Image **ret, struct checkpoint_error *error)
+{
+	Image__Image *image = image__image__unpack(NULL, bytes, message);
+	const char *wrong = image ? image_find_nonsense(image) : "the content of " IMAGE_NAME " is no description";
+	if (!wrong) {
+		*ret = image;
+		return 0;
+	}
+	if (image)
+		image__image__free_unpacked(image, NULL);
+	return damaged(error, path, wrong);
+}
+
 static int load_message(int folder, const char *path, Image__Image **ret, struct checkpoint_error *error)
 {
 	struct file_header header;
@@ -225,9 +236,7 @@ static int load_message(int folder, const char *path, Image__Image **ret, struct
 		return fail_path(error, path, r);
 	if (XXH3_64bits(body, bytes) != le64toh(header.checksum))
 		return damaged(error, path, "the checksum of " IMAGE_NAME " is wrong");
-	*ret = image__image__unpack(NULL, bytes, body);
-	const char *wrong = *ret ? image_find_nonsense(*ret) : "the content of " IMAGE_NAME " is no description";
-	return wrong ? damaged(error, path, wrong) : 0;
+	return image_decode(body, bytes, path, ret, error);
 }
 
 static int map_checksums(int folder, const char *path, struct image *image, struct checkpoint_error *error)
@@ -292,10 +301,15 @@ void image_close(struct image *image)
 	*image = (struct image){.base.fd = -1};
 }
 
-int image_read_page(const struct image *image, uint32_t slot, void *page)
+int image_read_pages(const struct image *image, uint32_t first, uint32_t nr, void *pages)
 {
-	ssize_t n = slot < image->base.nr_slots ? pread(image->base.fd, page, PAGE_BYTES, (off_t)slot * (off_t)PAGE_BYTES) : 0;
-	if (n != (ssize_t)PAGE_BYTES)
+	const struct swap_base *base = &image->base;
+	bool is_inside = first < base->nr_slots && nr <= base->nr_slots - first;
+	ssize_t n = is_inside ? pread(base->fd, pages, nr * PAGE_BYTES, (off_t)first * (off_t)PAGE_BYTES) : 0;
+	if (n != (ssize_t)(nr * PAGE_BYTES))
 		return n < 0 ? -errno : -EIO;
-	return XXH3_64bits_withSeed(page, PAGE_BYTES, image->base.seed) == image->base.checksums[slot] ? 0 : -EBADMSG;
+	for (uint32_t i = 0; i < nr; i++)
+		if (XXH3_64bits_withSeed((const uint8_t *)pages + i * PAGE_BYTES, PAGE_BYTES, base->seed) != base->checksums[first + i])
+			return -EBADMSG;
+	return 0;
 }

@@ -27,12 +27,18 @@ struct image_draft {
 /* 0 or -errno with the reason: the folder exists and is neither empty nor a checkpoint, ... Nothing is left behind on failure. */
 int image_draft_begin(const char *path, struct image_draft *ret, struct checkpoint_error *error);
 
+/* The file `pages`, new and empty, where it is not another name of a swap file: a descriptor that is the caller's, or -errno with the reason. */
+int image_draft_create_pages(const struct image_draft *draft, struct checkpoint_error *error);
+
 /* Writes image and checksums (of nr_slots), makes everything durable, and gives the folder its name. The file `pages` is there already. 0 or -errno. */
 int image_draft_commit(struct image_draft *draft, const Image__Image *image, const uint64_t *checksums, uint32_t nr_slots,
 		       struct checkpoint_error *error);
 
 /* Removes what was not committed; frees. */
 void image_draft_end(struct image_draft *draft);
+
+/* Removes what was not committed. Async-signal-safe: for who is about to die. */
+void image_draft_remove(const struct image_draft *draft);
 
 /* A folder that is complete, opened for reading. */
 struct image {
@@ -46,5 +52,15 @@ struct image {
 int image_open(const char *path, struct image *ret, struct checkpoint_error *error);
 void image_close(struct image *image);
 
-/* Reads one page of its pages and verifies it. 0 or -errno (-EBADMSG: damaged). */
-int image_read_page(const struct image *image, uint32_t slot, void *page);
+/* Reads neighbouring pages and verifies them. 0 or -errno (-EBADMSG: damaged). */
+int image_read_pages(const struct image *image, uint32_t first, uint32_t nr, void *pages);
+
+static inline int image_read_page(const struct image *image, uint32_t slot, void *page)
+{
+	return image_read_pages(image, slot, 1, page);
+}
+
+#define IMAGE_MAX_BYTES ((uint64_t)1 << 30) /* of the message */
+
+/* The message from its bytes, when it makes sense; path is for messages. 0 or -EBADMSG with the reason. Freed with image__image__free_unpacked. */
+int image_decode(const void *message, size_t bytes, const char *path, Image__Image **ret, struct checkpoint_error *error);

@@ -8,6 +8,7 @@
 #include <xxhash.h>
 
 #include "base/cleanup.h"
+#include "platform/cpu.h"
 #include "platform/regs.h"
 
 /* Its code is mapped into every process, this one too. */
@@ -23,6 +24,21 @@ static uint64_t vdso_checksum(void)
 	return 0;
 }
 
+/* The bits of XCR0 whose registers have no fixed place. */
+static int describe_vectors(struct arena *arena, Image__Machine *m)
+{
+	for (unsigned bit = 2; bit < 64; bit++) {
+		if (!(m->xstate_features >> bit & 1))
+			continue;
+		uint32_t *offset = arena_grow(arena, &m->vector_offsets, m->n_vector_offsets, sizeof(*offset));
+		if (!offset)
+			return -ENOMEM;
+		*offset = cpu_vector_offset(bit);
+		m->n_vector_offsets++;
+	}
+	return 0;
+}
+
 int machine_describe(struct arena *arena, Image__Machine **ret)
 {
 	struct utsname name;
@@ -34,15 +50,33 @@ int machine_describe(struct arena *arena, Image__Machine **ret)
 	m->kernel = arena_strdup(arena, name.release);
 	m->vdso_checksum = vdso_checksum();
 	m->xstate_features = regs_vector_features();
+	m->features = arena_alloc(arena, CPU_WORDS * sizeof(*m->features));
+	if (!m->architecture || !m->kernel || !m->features || describe_vectors(arena, m) < 0)
+		return -ENOMEM;
+	cpu_features(m->features);
+	m->n_features = CPU_WORDS;
 	*ret = m;
-	return m->architecture && m->kernel ? 0 : -ENOMEM;
+	return 0;
+}
+
+/* An image of an earlier membox does not say. */
+static bool has_vectors_elsewhere(const Image__Machine *saved)
+{
+	size_t i = 0;
+	for (unsigned bit = 2; bit < 64 && i < saved->n_vector_offsets; bit++)
+		if (saved->xstate_features >> bit & 1 && saved->vector_offsets[i++] != cpu_vector_offset(bit))
+			return true;
+	return false;
 }
 
 int machine_check(const Image__Machine *saved, struct checkpoint_error *error)
 {
 	struct arena arena = {0};
 	Image__Machine *here;
+	const char *missing = NULL;
 	int r = machine_describe(&arena, &here);
+	if (r == 0)
+		missing = cpu_find_missing(saved->features, saved->n_features, here->features);
 	if (r < 0)
 		checkpoint_fail(error, r, "restore: %s", strerror(-r));
 	else if (strcmp(saved->architecture, here->architecture))
@@ -52,6 +86,10 @@ int machine_check(const Image__Machine *saved, struct checkpoint_error *error)
 	else if (saved->xstate_features & ~here->xstate_features)
 		r = checkpoint_fail(error, -ENOTSUP, "the checkpoint needs vector registers that this processor does not have (features %llx, here %llx)",
 				    (unsigned long long)saved->xstate_features, (unsigned long long)here->xstate_features);
+	else if (missing)
+		r = checkpoint_fail(error, -ENOTSUP, "the checkpoint is of a processor that can do what this one cannot, which its programs may have found out: %s", missing);
+	else if (has_vectors_elsewhere(saved))
+		r = checkpoint_fail(error, -ENOTSUP, "the processor of the checkpoint saves vector registers in another order than this one");
 	arena_release(&arena);
 	return r;
 }

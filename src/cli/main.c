@@ -32,6 +32,8 @@ static const struct verb {
 	{"checkpoint", cmd_checkpoint, "save a container into a folder, so that it can be restored"},
 	{"restore", cmd_restore, "let a saved container go on"},
 	{"inspect", cmd_inspect, "show what a checkpoint holds"},
+	{"pack", cmd_pack, "make one portable stream of a checkpoint"},
+	{"unpack", cmd_unpack, "make a checkpoint of such a stream again"},
 	{"doctor", cmd_doctor, "check what this machine allows, and say what to change"},
 	{"version", cmd_version, "print the version"},
 	{"help", cmd_help, "print this, or the help of a verb: membox help VERB"},

@@ -1,6 +1,7 @@
 #include "platform/folders.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,19 @@ int folder_create_path(const char *path)
 			return 0;
 		*slash = '/';
 	}
+}
+
+int folder_sync_above(const char *path)
+{
+	_cleanup_free_ char *copy = strdup(path);
+	char *slash = copy ? strrchr(copy, '/') : NULL;
+
+	if (!copy)
+		return -ENOMEM;
+	if (slash)
+		slash[slash == copy] = '\0';
+	_cleanup_close_ int fd = open(slash ? copy : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
 }
 
 FILE *file_open_below(const char *root_dir, const char *path)

@@ -9,5 +9,8 @@ FILE *file_open_below(const char *root_dir, const char *path);
 /* Creates path and what is missing above it, 0700. 0 (also when it was there), or -errno; -ENOTDIR: something else is in the way. */
 int folder_create_path(const char *path);
 
+/* A name is durable when the folder that it is in is. path: without slash at its end. 0 or -errno. */
+int folder_sync_above(const char *path);
+
 /* The XDG rules for variables that name a folder: only an absolute path counts. NULL: not set, or not absolute. */
 const char *folder_variable(const char *name);

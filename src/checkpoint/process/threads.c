@@ -287,10 +287,23 @@ static int restore_by_asking(struct restored_process *p, const Image__Thread *t,
 	return 0;
 }
 
+/* A processor with more registers than that of the checkpoint wants all of them: those that the thread did not know are as they are at first. */
+static int restore_extended(const Image__Thread *t, pid_t tid)
+{
+	_cleanup_free_ uint8_t *extended = malloc(EXTENDED_MAX_BYTES);
+	struct iovec iov = {extended, EXTENDED_MAX_BYTES};
+	if (!extended)
+		return -ENOMEM;
+	if (ptrace(PTRACE_GETREGSET, tid, EXTENDED_SET, &iov) < 0)
+		return -errno;
+	memset(extended, 0, EXTENDED_MAX_BYTES);
+	memcpy(extended, t->extended.data, MIN_OF(t->extended.len, EXTENDED_MAX_BYTES));
+	return ptrace(PTRACE_SETREGSET, tid, EXTENDED_SET, &iov) < 0 ? -errno : 0;
+}
+
 static int restore_thread(struct restored_process *p, const Image__Thread *t, pid_t tid)
 {
 	struct thread_regs regs;
-	struct iovec iov = {t->extended.data, t->extended.len};
 	if (t->registers.len != sizeof(regs))
 		return fail_restore(p, t->tid, "registers", -EINVAL);
 	memcpy(&regs, t->registers.data, sizeof(regs));
@@ -301,8 +314,9 @@ static int restore_thread(struct restored_process *p, const Image__Thread *t, pi
 		r = restore_scheduling(p, t, tid);
 	if (r < 0)
 		return r;
-	if (ptrace(PTRACE_SETREGSET, tid, EXTENDED_SET, &iov) < 0)
-		return fail_restore(p, t->tid, "vector registers", -errno);
+	r = restore_extended(t, tid);
+	if (r < 0)
+		return fail_restore(p, t->tid, "vector registers", r);
 	r = world_write_thread(p->remote.world, tid, &regs, t->signal_mask);
 	return r < 0 ? fail_restore(p, t->tid, "registers", r) : 0;
 }

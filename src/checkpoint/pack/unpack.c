@@ -1,0 +1,212 @@
+#include "checkpoint/pack/unpack.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "base/cleanup.h"
+#include "checkpoint/image.h"
+#include "checkpoint/pack/format.h"
+#include "checkpoint/pack/named_slots.h"
+#include "swap/swap_header.h"
+
+struct unpacking {
+	const struct unpack_options *options;
+	struct unpacked *out;
+	struct checkpoint_error *error;
+	uint64_t seed, expected, done; /* pages */
+	uint8_t *image;
+	size_t image_bytes;
+};
+
+static int fail(struct unpacking *u, int code)
+{
+	return checkpoint_fail(u->error, code, "%.200s: %s", u->options->path, strerror(-code));
+}
+
+static int nonsense(struct unpacking *u, const char *how)
+{
+	return checkpoint_fail(u->error, -EBADMSG, "%.200s: the packed checkpoint is damaged: %s", u->options->path, how);
+}
+
+static int take_head(struct unpacking *u, const struct pack_record *record, const uint8_t *body)
+{
+	struct pack_head head;
+	memcpy(&head, body, sizeof(head));
+	u->seed = le64toh(head.seed);
+	u->expected = le64toh(head.nr_pages);
+	Image__Machine *machine = image__machine__unpack(NULL, record->bytes - sizeof(head), body + sizeof(head));
+	if (!machine)
+		return nonsense(u, "it does not say of which machine it is");
+	int r = u->options->check ? u->options->check(machine, u->error) : 0;
+	image__machine__free_unpacked(machine, NULL);
+	return r;
+}
+
+/* Room for the checksums of slots below end: a mapping, of which only what is used takes memory. */
+static int make_room(struct unpacked *out, uint64_t end)
+{
+	uint64_t bytes = page_ceil(end * sizeof(*out->checksums));
+	if (bytes <= out->room_bytes)
+		return 0;
+	bytes = MAX_OF(bytes, 2 * out->room_bytes);
+	void *map = out->room_bytes ? mremap(out->checksums, out->room_bytes, bytes, MREMAP_MAYMOVE)
+				    : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (map == MAP_FAILED)
+		return -errno;
+	out->checksums = map;
+	out->room_bytes = bytes;
+	return 0;
+}
+
+static int write_at(int fd, const void *data, size_t len, uint64_t offset)
+{
+	const char *from = data;
+	while (len) {
+		ssize_t n = pwrite(fd, from, len, (off_t)offset);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		from += n;
+		offset += (uint64_t)n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+static int take_pages(struct unpacking *u, const struct pack_record *record, const uint8_t *body)
+{
+	const uint8_t *pages = body + record->nr * sizeof(uint64_t);
+	if (!record->first || record->first >= SLOT_OF_BASE - record->nr)
+		return nonsense(u, "pages lie in no slot");
+	int r = make_room(u->out, record->first + record->nr);
+	if (r < 0)
+		return fail(u, r);
+	for (uint32_t i = 0; i < record->nr; i++) {
+		uint64_t checksum;
+		memcpy(&checksum, body + i * sizeof(checksum), sizeof(checksum));
+		u->out->checksums[record->first + i] = le64toh(checksum);
+		if (XXH3_64bits_withSeed(pages + i * PAGE_BYTES, PAGE_BYTES, u->seed) != le64toh(checksum))
+			return nonsense(u, "the checksum of a page is wrong");
+	}
+	r = write_at(u->options->pages, pages, record->nr * PAGE_BYTES, record->first * PAGE_BYTES);
+	u->done += record->nr;
+	u->options->progress->show(u->options->progress->context, u->done, u->expected);
+	return r < 0 ? fail(u, r) : 0;
+}
+
+static int take_image(struct unpacking *u, const struct pack_record *record, const uint8_t *body)
+{
+	if (!record->first)
+		u->image_bytes = 0;
+	if (record->first != u->image_bytes || u->image_bytes + record->bytes > IMAGE_MAX_BYTES)
+		return nonsense(u, "the pieces of the description do not fit");
+	uint8_t *image = realloc(u->image, u->image_bytes + record->bytes + 1);
+	if (!image)
+		return fail(u, -ENOMEM);
+	memcpy(image + u->image_bytes, body, record->bytes);
+	u->image = image;
+	u->image_bytes += record->bytes;
+	return 0;
+}
+
+static int write_header(struct unpacking *u)
+{
+	_Alignas(8) uint8_t page[PAGE_BYTES];
+	struct swap_header header = {.keeps_checkpoint = true};
+	if (getrandom(header.uuid, sizeof(header.uuid), 0) < 0)
+		return -errno;
+	snprintf(header.container, sizeof(header.container), "%s", u->out->message->container->name);
+	swap_header_encode(&header, page);
+	return write_at(u->options->pages, page, sizeof(page), 0);
+}
+
+static int punch(int fd, slot_t first, slot_t end)
+{
+	int r = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)first * (off_t)PAGE_BYTES, (off_t)(end - first) * (off_t)PAGE_BYTES);
+	return r < 0 && errno != EOPNOTSUPP && errno != ENOSYS ? -errno : 0;
+}
+
+/* What was sent and is not named any more goes; what is named must have been sent. */
+static int settle_slots(struct unpacking *u, const struct named_slots *slots)
+{
+	uint64_t *checksums = u->out->checksums;
+	int r = 0;
+	for (slot_t slot = 1, begin; r == 0 && slot < slots->end; slot++) {
+		if (named_slots_have(slots, slot) && !checksums[slot])
+			return nonsense(u, "a page that its description names is missing");
+		for (begin = slot; slot < slots->end && checksums[slot] && !named_slots_have(slots, slot); slot++)
+			checksums[slot] = 0;
+		r = slot > begin ? punch(u->options->pages, begin, slot--) : 0;
+	}
+	return r < 0 ? fail(u, r) : 0;
+}
+
+static int take_end(struct unpacking *u, const uint8_t *body)
+{
+	struct unpacked *out = u->out;
+	struct pack_totals totals;
+	struct named_slots slots;
+	memcpy(&totals, body, sizeof(totals));
+	if (le64toh(totals.image_bytes) != u->image_bytes)
+		return nonsense(u, "a part of its description is missing");
+	int r = image_decode(u->image, u->image_bytes, u->options->path, &out->message, u->error);
+	if (r < 0)
+		return r;
+	if (out->message->pages->checksum_seed != u->seed)
+		return nonsense(u, "its description is of another container");
+	r = make_room(out, out->message->pages->nr_slots);
+	if (r == 0)
+		r = named_slots_of(out->message, &slots);
+	if (r < 0)
+		return fail(u, r);
+	out->pages = slots.nr;
+	r = slots.nr == le64toh(totals.nr_pages) ? settle_slots(u, &slots) : nonsense(u, "it does not have as many pages as it says");
+	named_slots_release(&slots);
+	if (r == 0)
+		r = write_header(u);
+	if (r == 0 && ftruncate(u->options->pages, (off_t)MAX_OF(out->message->pages->nr_slots, 1u) * (off_t)PAGE_BYTES) < 0)
+		r = -errno;
+	return r < 0 ? fail(u, r) : 0;
+}
+
+int unpack_stream(struct pack_reader *reader, const struct unpack_options *options, struct unpacked *ret, struct checkpoint_error *error)
+{
+	struct unpacked out = {0};
+	struct unpacking u = {.options = options, .out = &out, .error = error};
+	struct pack_record record = {0};
+	int r = 0;
+	while (r == 0 && record.kind != PACK_END) {
+		const uint8_t *body;
+		r = pack_reader_next(reader, &record, &body, error);
+		if (r < 0)
+			break;
+		r = record.kind == PACK_HEAD    ? take_head(&u, &record, body)
+		    : record.kind == PACK_PAGES ? take_pages(&u, &record, body)
+		    : record.kind == PACK_IMAGE ? take_image(&u, &record, body)
+						: take_end(&u, body);
+	}
+	free(u.image);
+	if (r < 0)
+		unpacked_release(&out);
+	else
+		*ret = out;
+	return r;
+}
+
+void unpacked_release(struct unpacked *unpacked)
+{
+	if (unpacked->message)
+		image__image__free_unpacked(unpacked->message, NULL);
+	if (unpacked->checksums)
+		munmap(unpacked->checksums, unpacked->room_bytes);
+	*unpacked = (struct unpacked){0};
+}

@@ -1,0 +1,26 @@
+/* A stream (reader.h) into an image: its pages into a file, the rest into memory. Nothing of it counts before the stream was whole. */
+#pragma once
+
+#include "checkpoint/error.h"
+#include "checkpoint/image.pb-c.h"
+#include "checkpoint/pack/pack.h"
+#include "checkpoint/pack/reader.h"
+
+struct unpacked {
+	Image__Image *message;
+	uint64_t *checksums; /* of message->pages->nr_slots slots, 0 for those that it does not name */
+	uint64_t room_bytes; /* of checksums, a mapping */
+	uint64_t pages;      /* slots that it names */
+};
+
+struct unpack_options {
+	int pages;        /* an empty file, open for writing: becomes a swap file that holds those slots and holes */
+	const char *path; /* its name, for messages */
+	/* Called with the machine that the stream comes from, before anything is written: 0, or -errno with the reason to refuse it. NULL: nobody asks. */
+	int (*check)(const Image__Machine *machine, struct checkpoint_error *error);
+	const struct pack_progress *progress;
+};
+
+/* 0, when pack_reader_next has said that the stream is whole, or -errno with the reason. */
+int unpack_stream(struct pack_reader *reader, const struct unpack_options *options, struct unpacked *ret, struct checkpoint_error *error);
+void unpacked_release(struct unpacked *unpacked);

@@ -1,0 +1,285 @@
+/* A packed checkpoint: what went in comes out; what was cut off or changed anywhere is refused. */
+#include "checkpoint/pack/pack.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "checkpoint/pack/format.h"
+#include "checkpoint/pack/unpack.h"
+#include "swap/swap_header.h"
+#include "unit.h"
+
+#define NR_SLOTS 2000u
+#define SEED 77
+
+static uint8_t pages[NR_SLOTS][PAGE_BYTES];
+static uint64_t checksums[NR_SLOTS];
+static Image__Image message;
+static struct image image;
+
+static void show_nothing(void *context, uint64_t done, uint64_t all)
+{
+}
+
+static const struct pack_progress quiet = {show_nothing, NULL};
+static const struct pack_options in_threads = {.level = 3, .nr_threads = 2}, alone = {.level = 1};
+
+/* Slots 5 to 7 and 600 to 1500, of which some are named twice; the others hold what nobody may see. */
+static int set_up(void **state)
+{
+	static Image__Extent extents[3];
+	static Image__Extent *of_object[] = {&extents[0], &extents[1], &extents[2]};
+	static Image__Object object;
+	static Image__Object *objects[] = {&object};
+	static Image__Machine machine;
+	static Image__Container container;
+	static Image__Pages in_pages;
+	image__image__init(&message);
+	image__machine__init(&machine);
+	image__container__init(&container);
+	image__pages__init(&in_pages);
+	image__object__init(&object);
+	for (size_t i = 0; i < ARRAY_LEN(extents); i++)
+		image__extent__init(&extents[i]);
+	extents[0].nr_pages = 3;
+	extents[0].slot = 5;
+	extents[1].nr_pages = 901;
+	extents[1].slot = 600;
+	extents[2].nr_pages = 1;
+	extents[2].slot = 700;
+	object.bytes = 1000 * PAGE_BYTES;
+	object.extents = of_object;
+	object.n_extents = ARRAY_LEN(of_object);
+	container.name = (char *)(uintptr_t)"packed";
+	in_pages.nr_slots = 1501;
+	in_pages.checksum_seed = SEED;
+	message.machine = &machine;
+	message.container = &container;
+	message.pages = &in_pages;
+	message.objects = objects;
+	message.n_objects = 1;
+	srandom(1);
+	for (size_t slot = 0; slot < NR_SLOTS; slot++) {
+		memset(pages[slot], (int)slot, PAGE_BYTES);
+		for (size_t i = 0; i < 64; i++)
+			pages[slot][i * 7] = (uint8_t)random();
+		checksums[slot] = XXH3_64bits_withSeed(pages[slot], PAGE_BYTES, SEED);
+	}
+	image = (struct image){.message = &message, .base = {.nr_slots = 1501, .seed = SEED, .checksums = checksums}};
+	image.base.fd = memfd_create("pages", MFD_CLOEXEC);
+	image.pages_path = (char *)(uintptr_t)"pages";
+	assert_int_equal(write(image.base.fd, pages, sizeof(pages)), sizeof(pages));
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	close(image.base.fd);
+	return 0;
+}
+
+static int pack_all(int fd, const struct pack_options *options, struct checkpoint_error *error)
+{
+	struct pack_writer *writer;
+	struct pack_result result;
+	assert_int_equal(pack_writer_new(fd, options, &writer), 0);
+	int r = pack_image(&image, "image", writer, "stream", &quiet, &result, error);
+	if (r == 0)
+		assert_int_equal(result.pages, 904);
+	pack_writer_free(writer);
+	return r;
+}
+
+/* A stream in a file that is read from its beginning. */
+static int packed(const struct pack_options *options)
+{
+	struct checkpoint_error error = {0};
+	int fd = memfd_create("stream", MFD_CLOEXEC);
+	assert_int_equal(pack_all(fd, options, &error), 0);
+	return fd;
+}
+
+static int unpack_all(int stream, int to, struct unpacked *out, struct checkpoint_error *error)
+{
+	const struct unpack_options options = {.pages = to, .path = "there", .progress = &quiet};
+	struct pack_reader *reader;
+	lseek(stream, 0, SEEK_SET);
+	assert_int_equal(pack_reader_new(stream, "stream", &reader), 0);
+	int r = unpack_stream(reader, &options, out, error);
+	if (r == 0)
+		r = pack_reader_finish(reader, error);
+	if (r < 0)
+		unpacked_release(out);
+	pack_reader_free(reader);
+	return r;
+}
+
+static void expect_refused(int stream, int code)
+{
+	struct checkpoint_error error = {0};
+	struct unpacked out = {0};
+	int to = memfd_create("to", MFD_CLOEXEC), r = unpack_all(stream, to, &out, &error);
+	assert_true(r < 0 && (!code || r == code));
+	assert_true(error.text[0]);
+	assert_null(out.message);
+	close(to);
+}
+
+static void what_is_packed_is_unpacked(void **state)
+{
+	const struct pack_options all[] = {in_threads, alone, {.level = 19, .nr_threads = 1, .looks_far_back = true}};
+	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+		struct checkpoint_error error = {0};
+		struct unpacked out = {0};
+		struct swap_header header;
+		uint8_t page[PAGE_BYTES], zeros[PAGE_BYTES] = {0};
+		int stream = packed(&all[i]), to = memfd_create("to", MFD_CLOEXEC);
+		struct stat st;
+		assert_int_equal(unpack_all(stream, to, &out, &error), 0);
+		assert_int_equal(out.pages, 904);
+		assert_string_equal(out.message->container->name, "packed");
+		fstat(to, &st);
+		assert_int_equal(st.st_size, 1501 * PAGE_BYTES);
+		assert_int_equal(pread(to, page, sizeof(page), 0), sizeof(page));
+		assert_int_equal(swap_header_decode(page, &header), SWAP_HEADER_OURS);
+		assert_true(header.keeps_checkpoint);
+		for (slot_t slot = 1; slot < 1501; slot++) {
+			bool is_named = (slot >= 5 && slot < 8) || slot >= 600;
+			assert_int_equal(pread(to, page, sizeof(page), (off_t)slot * (off_t)PAGE_BYTES), sizeof(page));
+			assert_memory_equal(page, is_named ? pages[slot] : zeros, sizeof(page));
+			assert_int_equal(out.checksums[slot], is_named ? checksums[slot] : 0);
+		}
+		unpacked_release(&out);
+		close(stream);
+		close(to);
+	}
+}
+
+static void cut_off_anywhere_it_is_refused(void **state)
+{
+	int stream = packed(&in_threads);
+	off_t end = lseek(stream, 0, SEEK_END);
+	for (off_t size = end - 1; size >= 0; size -= size > end - 64 || size < 64 ? 1 : 997) {
+		assert_int_equal(ftruncate(stream, size), 0);
+		expect_refused(stream, size ? -ENODATA : -EBADMSG);
+	}
+	close(stream);
+}
+
+static void changed_anywhere_it_is_refused(void **state)
+{
+	int stream = packed(&alone);
+	off_t end = lseek(stream, 0, SEEK_END);
+	for (off_t at = 0; at < end; at += at > end - 64 || at < 64 ? 1 : 499) {
+		uint8_t byte, changed;
+		assert_int_equal(pread(stream, &byte, 1, at), 1);
+		changed = byte ^ (uint8_t)(1 << at % 8);
+		assert_int_equal(pwrite(stream, &changed, 1, at), 1);
+		expect_refused(stream, 0);
+		assert_int_equal(pwrite(stream, &byte, 1, at), 1);
+	}
+	assert_int_equal(pwrite(stream, "x", 1, end), 1);
+	expect_refused(stream, -EBADMSG);
+	close(stream);
+}
+
+static void foreign_files_are_refused(void **state)
+{
+	static const char text[] = "this is the text of somebody else, and quite long enough for a header";
+	int stream = memfd_create("foreign", MFD_CLOEXEC);
+	assert_int_equal(write(stream, text, sizeof(text)), sizeof(text));
+	expect_refused(stream, -EBADMSG);
+	assert_int_equal(ftruncate(stream, 0), 0);
+	expect_refused(stream, -EBADMSG);
+	close(stream);
+}
+
+/* Slots that are sent again count as they were sent last; what is not named in the end is not there. */
+static void later_pages_replace_earlier_ones(void **state)
+{
+	struct checkpoint_error error = {0};
+	struct unpacked out = {0};
+	struct pack_writer *writer;
+	uint8_t page[PAGE_BYTES];
+	int stream = memfd_create("stream", MFD_CLOEXEC), to = memfd_create("to", MFD_CLOEXEC);
+	assert_int_equal(pack_writer_new(stream, &alone, &writer), 0);
+	assert_int_equal(pack_writer_head(writer, message.machine, SEED, 0), 0);
+	for (slot_t slot = 600; slot < 1500; slot += 100) /* another content, then the right one below */
+		assert_int_equal(pack_writer_pages(writer, slot, 100, checksums + slot - 500, pages[slot - 500]), 0);
+	assert_int_equal(pack_writer_image(writer, &message), 0);
+	assert_int_equal(pack_writer_pages(writer, 10, 5, checksums + 10, pages[10]), 0);
+	assert_int_equal(pack_writer_pages(writer, 5, 3, checksums + 5, pages[5]), 0);
+	assert_int_equal(pack_writer_flush(writer), 0);
+	for (slot_t slot = 600; slot < 1500; slot += 100)
+		assert_int_equal(pack_writer_pages(writer, slot, 100, checksums + slot, pages[slot]), 0);
+	assert_int_equal(pack_writer_pages(writer, 1500, 1, checksums + 1500, pages[1500]), 0);
+	assert_int_equal(pack_writer_image(writer, &message), 0);
+	assert_int_equal(pack_writer_end(writer, 904), 0);
+	pack_writer_free(writer);
+	assert_int_equal(unpack_all(stream, to, &out, &error), 0);
+	for (slot_t slot = 1; slot < 1501; slot++) {
+		bool is_named = (slot >= 5 && slot < 8) || slot >= 600;
+		assert_int_equal(pread(to, page, sizeof(page), (off_t)slot * (off_t)PAGE_BYTES), sizeof(page));
+		assert_int_equal(out.checksums[slot], is_named ? checksums[slot] : 0);
+		assert_int_equal(page[PAGE_BYTES - 1], is_named ? (uint8_t)slot : 0);
+	}
+	unpacked_release(&out);
+	close(stream);
+	close(to);
+}
+
+static void a_page_that_is_missing_is_noticed(void **state)
+{
+	struct pack_writer *writer;
+	int stream = memfd_create("stream", MFD_CLOEXEC);
+	assert_int_equal(pack_writer_new(stream, &alone, &writer), 0);
+	assert_int_equal(pack_writer_head(writer, message.machine, SEED, 0), 0);
+	assert_int_equal(pack_writer_pages(writer, 600, 200, checksums + 600, pages[600]), 0);
+	assert_int_equal(pack_writer_image(writer, &message), 0);
+	assert_int_equal(pack_writer_end(writer, 904), 0);
+	pack_writer_free(writer);
+	expect_refused(stream, -EBADMSG);
+	close(stream);
+}
+
+static void a_damaged_checkpoint_is_not_packed(void **state)
+{
+	struct checkpoint_error error = {0};
+	int stream = memfd_create("stream", MFD_CLOEXEC);
+	assert_int_equal(pwrite(image.base.fd, "changed", 7, 1000 * (off_t)PAGE_BYTES), 7);
+	assert_int_equal(pack_all(stream, &alone, &error), -EBADMSG);
+	assert_non_null(strstr(error.text, "damaged"));
+	expect_refused(stream, -ENODATA);
+	close(stream);
+}
+
+static void a_full_disk_is_said(void **state)
+{
+	struct checkpoint_error error = {0};
+	int full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+	assert_int_equal(pack_all(full, &alone, &error), -ENOSPC);
+	assert_string_equal(error.text, "stream: No space left on device");
+	close(full);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(what_is_packed_is_unpacked, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(cut_off_anywhere_it_is_refused, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(changed_anywhere_it_is_refused, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(foreign_files_are_refused, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(later_pages_replace_earlier_ones, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_page_that_is_missing_is_noticed, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_damaged_checkpoint_is_not_packed, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_full_disk_is_said, set_up, tear_down),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
