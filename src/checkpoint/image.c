@@ -280,6 +280,7 @@ int image_open(const char *path, struct image *ret, struct checkpoint_error *err
 	if (r == 0) {
 		ret->base.nr_slots = ret->message->pages->nr_slots;
 		ret->base.seed = ret->message->pages->checksum_seed;
+		ret->base.key = ret->message->pages->key.len ? ret->message->pages->key.data : NULL;
 		r = map_checksums(folder, path, ret, error);
 	}
 	if (r == 0)
@@ -303,13 +304,5 @@ void image_close(struct image *image)
 
 int image_read_pages(const struct image *image, uint32_t first, uint32_t nr, void *pages)
 {
-	const struct swap_base *base = &image->base;
-	bool is_inside = first < base->nr_slots && nr <= base->nr_slots - first;
-	ssize_t n = is_inside ? pread(base->fd, pages, nr * PAGE_BYTES, (off_t)first * (off_t)PAGE_BYTES) : 0;
-	if (n != (ssize_t)(nr * PAGE_BYTES))
-		return n < 0 ? -errno : -EIO;
-	for (uint32_t i = 0; i < nr; i++)
-		if (XXH3_64bits_withSeed((const uint8_t *)pages + i * PAGE_BYTES, PAGE_BYTES, base->seed) != base->checksums[first + i])
-			return -EBADMSG;
-	return 0;
+	return swap_base_read(&image->base, first, nr, pages);
 }

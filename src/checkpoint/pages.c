@@ -135,7 +135,7 @@ static int store(struct job *job, remote_addr_t start, uint32_t first, uint32_t 
 {
 	struct swap *swap = job->writer->swap;
 	while (nr) {
-		const uint8_t *content = job->writer->buffer + first * PAGE_BYTES;
+		uint8_t *content = job->writer->buffer + first * PAGE_BYTES;
 		slot_t slot;
 		uint32_t got;
 		int r = swap_alloc(swap, nr, &slot, &got);

@@ -18,6 +18,7 @@
 #include "container/save_point.h"
 #include "container/squeeze.h"
 #include "platform/process.h"
+#include "swap/cipher.h"
 
 #define FREEZE_PATIENCE_NS 5000000000ull
 
@@ -238,6 +239,8 @@ static int store_folder(struct save *save)
 	Image__Pages *pages = save->saving.image->pages;
 	pages->nr_slots = swap_pins_end(swap);
 	pages->checksum_seed = swap_seed(swap);
+	if (swap_is_encrypted(swap))
+		pages->key = (ProtobufCBinaryData){CIPHER_KEY_BYTES, (uint8_t *)(uintptr_t)swap_key(swap)};
 	pages->nr_pages = save->saving.count.pages;
 	pages->written = save->saving.count.written;
 	_cleanup_free_ uint64_t *checksums = calloc(pages->nr_slots + 1, sizeof(*checksums));

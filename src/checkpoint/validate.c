@@ -1,6 +1,7 @@
 #include "checkpoint/validate.h"
 
 #include "base/types.h"
+#include "swap/cipher.h"
 #include "swap/swap.h"
 
 static bool extents_make_sense(Image__Extent *const *extents, size_t nr, uint64_t start, uint64_t end, uint32_t nr_slots)
@@ -54,6 +55,8 @@ const char *image_find_nonsense(const Image__Image *image)
 		return "a part is missing";
 	if (image->pages->nr_slots > SLOT_OF_BASE)
 		return "it has more slots than a swap file can have";
+	if (image->pages->key.len && image->pages->key.len != CIPHER_KEY_BYTES)
+		return "the key has a wrong length";
 	for (size_t i = 0; !wrong && i < image->n_processes; i++)
 		wrong = look_at_process(image, image->processes[i]);
 	for (size_t i = 0; !wrong && i < image->n_files; i++)

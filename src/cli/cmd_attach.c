@@ -26,6 +26,7 @@ static const char usage[] =
 	"  --swap FILE       the swap file; kept at the end (default: a new one in the user's cache folder, removed at the end)\n"
 	"  --swap-size SIZE  the swap file never grows beyond this (default: as the file system gives)\n"
 	"  --no-swap         no swap file: over the limit the container's OOM killer decides\n"
+	"  --encrypt         encrypt what is in the swap file, with a key in memory only (--no-encrypt: do not, which is the default)\n"
 	"  --pool SIZE       the most that compressed pages in memory may take; 0: none (default: auto)\n"
 	"  --oom POLICY      out of memory: 'kill' the process that holds most (default), or 'stop' all until there is room\n"
 	"  --name NAME       name of the container (default: the first process's name and a number)\n"

@@ -68,6 +68,7 @@ static json_object *image_object(const Image__Image *image)
 	json_object_object_add(object, "rss_limit", json_object_new_uint64(image->container->limit_bytes));
 	json_object_object_add(object, "bytes", json_object_new_uint64(image->pages->nr_pages << PAGE_SHIFT));
 	json_object_object_add(object, "written", json_object_new_uint64(image->pages->written << PAGE_SHIFT));
+	json_object_object_add(object, "encrypted", json_object_new_boolean(image->pages->key.len > 0));
 	json_object_object_add(object, "processes", processes);
 	json_object_object_add(object, "files", files);
 	return object;
@@ -94,7 +95,8 @@ static void print_image(json_object *object)
 	printf("\ntaken      %s ago, Linux ", format_age(object_number(object, "taken"), age));
 	print_safely(object_text(object, "kernel"), 0);
 	printf("\npages      %s", format_size_short(object_number(object, "bytes"), size));
-	printf(", %s of it written for this checkpoint\n\n", format_size_short(object_number(object, "written"), size));
+	printf(", %s of it written for this checkpoint%s\n\n", format_size_short(object_number(object, "written"), size),
+	       json_object_get_boolean(json_object_object_get(object, "encrypted")) ? ", encrypted with the key beside them" : "");
 	printf("%8s %8s %8s %7s %8s %5s  %s\n", "PID", "PARENT", "PAGES", "THREADS", "MAPPINGS", "FILES", "NAME");
 	for (size_t i = 0; i < json_object_array_length(processes); i++)
 		print_process(json_object_array_get_idx(processes, i));

@@ -70,6 +70,7 @@ static void print_head(json_object *object)
 		format_size_short(object_number(object, "swap_total"), other_text);
 		printf("%s of %s, ", usage_text, other_text);
 		print_safely(object_text(object, "swap_file"), 0);
+		printf("%s", json_object_get_boolean(json_object_object_get(object, "swap_encrypted")) ? ", encrypted" : "");
 	} else {
 		printf("none");
 	}

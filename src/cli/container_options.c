@@ -22,6 +22,8 @@ enum run_option {
 	OPT_SWAP,
 	OPT_SWAP_SIZE,
 	OPT_NO_SWAP,
+	OPT_ENCRYPT,
+	OPT_NO_ENCRYPT,
 	OPT_POOL,
 	OPT_OOM,
 	OPT_STATS,
@@ -36,6 +38,8 @@ static const struct option options[] = {
 	{"swap", required_argument, NULL, OPT_SWAP},
 	{"swap-size", required_argument, NULL, OPT_SWAP_SIZE},
 	{"no-swap", no_argument, NULL, OPT_NO_SWAP},
+	{"encrypt", no_argument, NULL, OPT_ENCRYPT},
+	{"no-encrypt", no_argument, NULL, OPT_NO_ENCRYPT},
 	{"pool", required_argument, NULL, OPT_POOL},
 	{"oom", required_argument, NULL, OPT_OOM},
 	{"stats", required_argument, NULL, OPT_STATS},
@@ -105,6 +109,8 @@ static int check_combination(const struct container_options *request)
 		log_error("--swap-size: contradicts --no-swap");
 	else if (given(request, OPT_NO_SWAP) && given(request, OPT_POOL))
 		log_error("--pool: contradicts --no-swap: what is in the pool has its place in the swap file");
+	else if (given(request, OPT_ENCRYPT) && given(request, OPT_NO_ENCRYPT))
+		log_error("--encrypt: contradicts --no-encrypt");
 	else
 		return 0;
 	return EXIT_MEMBOX_FAILED;
@@ -226,6 +232,7 @@ int container_options_apply(const struct container_options *options_given, const
 		if (!storage->swap_path)
 			return EXIT_MEMBOX_FAILED;
 	}
+	config->encrypt = given(options_given, OPT_ENCRYPT);
 	config->stats_path = given(options_given, OPT_STATS);
 	config->isolate = given(options_given, OPT_ISOLATE);
 	config->detach |= given(options_given, OPT_DETACH) != NULL;

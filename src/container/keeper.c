@@ -346,15 +346,18 @@ static int prepare(struct keeper *k, const struct run_config *config, struct swa
 	return c->activity < 0 ? c->activity : 0;
 }
 
-/* The threads start after the program: it is forked from a process with one thread. */
+/* The threads start after the program: it is forked from a process with one thread, and without the swap file's key. */
 static int start_threads(struct container *c)
 {
 	struct pager_callbacks callbacks = {
 		.forked = on_forked, .need_reclaim = on_need_reclaim, .fatal = on_fatal, .context = c};
 	bool isolated = c->config->isolate;
+	int r = c->swap && c->config->encrypt ? swap_encrypt(c->swap) : 0;
+	if (r < 0)
+		return r;
 	struct pager_home home = {.proc = isolated ? c->isolation.proc : open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC),
 				  .reaper = isolated ? c->isolation.init : getpid()};
-	int r = home.proc < 0 ? -errno : pager_init(&c->pager, c->swap, &c->stats, &c->charge, &home, &callbacks);
+	r = home.proc < 0 ? -errno : pager_init(&c->pager, c->swap, &c->stats, &c->charge, &home, &callbacks);
 	c->pager.forkless = !requirements_have_fork_events();
 	return r < 0 ? r : reclaimer_start(c, &c->reclaimer);
 }

@@ -49,6 +49,7 @@ struct run_config {
 	const char *swap_path;     /* NULL: none (--no-swap) */
 	bool swap_is_default;      /* made for this run: removed at its end */
 	uint64_t swap_size_bytes;  /* 0: as the file system gives */
+	bool encrypt;              /* the swap file */
 	uint64_t pool_bytes;       /* most that the compressed pool may take; 0: there is none; POOL_AUTO */
 	enum oom_policy oom;
 	const char *stats_path;    /* NULL: none; JSON written at the end */

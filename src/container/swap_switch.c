@@ -34,7 +34,9 @@ int container_swapon(struct container *c, const char *path, uint64_t size_bytes,
 	int r = swap_open(&options, &swap, error);
 	if (r < 0)
 		return r;
-	r = switch_to(c, swap);
+	r = c->config->encrypt ? swap_encrypt(swap) : 0;
+	if (r == 0)
+		r = switch_to(c, swap);
 	if (r < 0) {
 		snprintf(error->text, sizeof(error->text), "%.150s: %s", path, strerror(-r));
 		swap_close(swap, swap_was_created(swap));

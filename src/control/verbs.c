@@ -74,6 +74,7 @@ static int begin_describe(struct request *request, struct container *c)
 	add_number(reply, "started", (uint64_t)now.tv_sec - stat_get(&c->stats, wall_us) / 1000000);
 	add_usage(reply, c);
 	add_text(reply, "swap_file", c->swap ? swap_path(c->swap) : NULL);
+	json_object_object_add(reply, "swap_encrypted", json_object_new_boolean(c->swap && swap_is_encrypted(c->swap)));
 	add_number(reply, "swap_used", stat_get(&c->stats, swap_used));
 	add_number(reply, "swap_total", stat_get(&c->stats, swap_total));
 	add_number(reply, "nr_processes", stat_get(&c->stats, nr_processes));

@@ -777,7 +777,8 @@ static bool load_verify(struct fault_context *context, const struct load *load, 
 		return false;
 	}
 	for (uint32_t i = 0; i < load->nr_pages; i++) {
-		const uint8_t *content = load->buffer + (uint64_t)i * PAGE_BYTES;
+		uint8_t *content = load->buffer + (uint64_t)i * PAGE_BYTES;
+		swap_apply_cipher(swap, load->first_slot + i, content);
 		if (swap_page_checksum(swap, content) == swap_checksum(swap, load->first_slot + i))
 			continue;
 		say_damaged(context, load->first_slot + i, false);

@@ -26,6 +26,20 @@
 static void reap(struct writeback *wb, bool wait);
 
 /*
+ * Pages are encrypted and decrypted where they lie, one at a time with the lock held: whoever looks one up meanwhile waits, and then is told how it is. The write
+ * of an encrypted one only reads the buffer.
+ */
+static void change_page(struct writeback *wb, struct batch *batch, uint32_t index, bool encrypted)
+{
+	struct batch_page *page = &batch->pages[index];
+	lock_take(&wb->lock);
+	if (page->is_encrypted != encrypted)
+		swap_apply_cipher(wb->pager->swap, page->slot, batch->buffer + index * PAGE_BYTES);
+	page->is_encrypted = encrypted;
+	lock_drop(&wb->lock);
+}
+
+/*
  * A write failed. The pages of the batch are still in its buffer: those that nobody has taken back yet go to the program at once, over the
  * limit if need be. A page that is gone meanwhile is nobody's loss.
  */
@@ -44,6 +58,7 @@ static void put_batch_back(struct writeback *wb, struct batch *batch)
 			continue;
 		}
 		uint64_t done;
+		change_page(wb, batch, i, false);
 		int r = uffd_copy(as->uffd, page->addr, batch->buffer + i * PAGE_BYTES, PAGE_BYTES, false, &done);
 		if (r == -ESRCH)
 			break;
@@ -127,6 +142,8 @@ static void finish(struct writeback *wb, struct batch *batch)
 /* Writes [first, first + nr) of the batch, whose slots are contiguous. */
 static void write_run(struct writeback *wb, struct batch *batch, uint32_t first, uint32_t nr)
 {
+	for (uint32_t i = first; swap_is_encrypted(wb->pager->swap) && i < first + nr; i++)
+		change_page(wb, batch, i, true);
 	while (swap_io_write(wb->io, batch->pages[first].slot, nr, batch->buffer + first * PAGE_BYTES, batch) == -EAGAIN)
 		reap(wb, true);
 	batch->writes_pending++;

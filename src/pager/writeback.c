@@ -138,6 +138,8 @@ int writeback_find(struct writeback *wb, slot_t slot, void *page)
 		found = batch->state == BATCH_CAPTURED ? 1 : -EAGAIN;
 	if (found == 1)
 		memcpy(page, batch->buffer + index * PAGE_BYTES, PAGE_BYTES);
+	if (found == 1 && batch->pages[index].is_encrypted)
+		swap_apply_cipher(wb->pager->swap, slot, page);
 	lock_drop(&wb->lock);
 	return found;
 }

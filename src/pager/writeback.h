@@ -28,6 +28,7 @@ struct batch_page {
 	slot_t slot;     /* the new slot, with a reference of the batch's own (it must not be used anew while its write is in flight); NO_SLOT: settled */
 	bool is_zero;
 	bool to_cache;   /* clean and in the file, but a compressed copy in the pool would spare the next fault a read */
+	bool is_encrypted; /* in the buffer; with writeback.lock */
 	slot_t old_slot; /* held an equal copy when the page was last filled; the batch holds a reference, or NO_SLOT */
 };
 

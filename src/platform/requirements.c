@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/statfs.h>
@@ -510,6 +511,22 @@ static void check_swap_dir(struct requirement *req, const char *swap_dir)
 	}
 }
 
+/* The key of an encrypted swap file is kept in a page that is locked. */
+static void check_encryption(struct requirement *req, const char *swap_dir)
+{
+	void *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int r = page == MAP_FAILED || mlock(page, PAGE_BYTES) < 0 ? -errno : 0;
+
+	if (page != MAP_FAILED)
+		munmap(page, PAGE_BYTES);
+	if (!r) {
+		set(req, REQUIREMENT_OK, "with membox run --encrypt; the key can be locked in memory");
+		return;
+	}
+	set(req, REQUIREMENT_WARNING, "with membox run --encrypt; the key cannot be locked in memory: %s", strerror(-r));
+	advise(req, "the system's own swap, if it has one, may come to hold the key; raise the limit of locked memory (ulimit -l) to 4 or more");
+}
+
 static void check_granted_memory(struct requirement *req, const char *swap_dir)
 {
 	struct granted_memory granted;
@@ -557,6 +574,7 @@ static const struct {
 	{"mapped file pages", check_file_pages, false},
 	{"io_uring", check_io_uring, false},
 	{"swap folder", check_swap_dir, false},
+	{"swap encryption", check_encryption, false},
 	{"granted memory", check_granted_memory, false},
 	{"huge pages", check_huge_pages, false},
 };

@@ -14,6 +14,7 @@
 #include "base/lock.h"
 #include "base/log.h"
 #include "base/monotonic.h"
+#include "swap/cipher.h"
 #include "swap/pins.h"
 #include "swap/slot_map.h"
 #include "swap/swap_claim.h"
@@ -31,6 +32,7 @@ struct swap {
 	char *path;
 	struct swap_header header;
 	uint64_t seed;
+	uint8_t *key;      /* NULL: not encrypted */
 	uint32_t nr_slots; /* the cap, with the header's slot 0 */
 	bool has_fallocate, is_direct;
 	struct lock lock; /* LOCK_SWAP: the books */
@@ -231,7 +233,7 @@ static int prepare_file(struct swap *swap, const struct swap_options *options, s
 	memset(swap->header.container, 0, sizeof(swap->header.container));
 	memcpy(swap->header.container, options->container,
 	       MIN_OF(strlen(options->container), sizeof(swap->header.container) - 1));
-	swap->header.clean = false;
+	swap->header.clean = swap->header.is_encrypted = false;
 	r = ftruncate(swap->claim.fd, (off_t)PAGE_BYTES) < 0 ? -errno : 0;
 	if (r == 0)
 		r = write_header(swap);
@@ -248,6 +250,7 @@ static void swap_free(struct swap *swap)
 	slot_map_free(swap->map);
 	pins_clear(&swap->pinned);
 	pins_clear(&swap->collected);
+	cipher_key_free(swap->key);
 	free(swap->path);
 	lock_destroy(&swap->lock);
 	free(swap);
@@ -303,6 +306,32 @@ void swap_close(struct swap *swap, bool remove_file)
 	}
 	swap_claim_release(&swap->claim);
 	swap_free(swap);
+}
+
+int swap_encrypt(struct swap *swap)
+{
+	int r = cipher_key_new(&swap->key);
+	if (r < 0)
+		return r;
+	swap->header.is_encrypted = true;
+	return write_header(swap);
+}
+
+bool swap_is_encrypted(const struct swap *swap)
+{
+	return swap->key;
+}
+
+const uint8_t *swap_key(const struct swap *swap)
+{
+	return swap->key;
+}
+
+void swap_apply_cipher(const struct swap *swap, slot_t slot, void *page)
+{
+	const uint8_t *key = is_of_base(slot) ? swap->base->key : swap->key;
+	if (key)
+		cipher_apply(key, slot & ~SLOT_OF_BASE, swap_checksum(swap, slot), page);
 }
 
 static bool is_about_space(int error)
@@ -572,17 +601,35 @@ static int transfer(int fd, uint8_t *at, size_t left, off_t offset, bool is_writ
 	return 0;
 }
 
-int swap_write(struct swap *swap, slot_t first, uint32_t nr, const void *pages)
+int swap_write(struct swap *swap, slot_t first, uint32_t nr, void *pages)
 {
-	return transfer(swap->claim.fd, (uint8_t *)(uintptr_t)pages, (size_t)nr * PAGE_BYTES, (off_t)first * (off_t)PAGE_BYTES, true);
+	uint8_t *page = pages;
+	for (uint32_t i = 0; i < nr; i++)
+		swap_apply_cipher(swap, first + i, page + i * PAGE_BYTES);
+	return transfer(swap->claim.fd, page, (size_t)nr * PAGE_BYTES, (off_t)first * (off_t)PAGE_BYTES, true);
 }
 
 int swap_read(const struct swap *swap, slot_t first, uint32_t nr, void *pages)
 {
 	uint8_t *page = pages;
 	int r = transfer(swap_fd_of(swap, first), page, (size_t)nr * PAGE_BYTES, (off_t)(first & ~SLOT_OF_BASE) * (off_t)PAGE_BYTES, false);
-	for (uint32_t i = 0; r == 0 && i < nr; i++, page += PAGE_BYTES)
+	for (uint32_t i = 0; r == 0 && i < nr; i++, page += PAGE_BYTES) {
+		swap_apply_cipher(swap, first + i, page);
 		r = swap_page_checksum(swap, page) == swap_checksum(swap, first + i) ? 0 : -EBADMSG;
+	}
+	return r;
+}
+
+int swap_base_read(const struct swap_base *base, slot_t first, uint32_t nr, void *pages)
+{
+	bool is_inside = first < base->nr_slots && nr <= base->nr_slots - first;
+	uint8_t *page = pages;
+	int r = is_inside ? transfer(base->fd, page, nr * PAGE_BYTES, (off_t)first * (off_t)PAGE_BYTES, false) : -EIO;
+	for (slot_t slot = first; r == 0 && slot < first + nr; slot++, page += PAGE_BYTES) {
+		if (base->key)
+			cipher_apply(base->key, slot, base->checksums[slot], page);
+		r = XXH3_64bits_withSeed(page, PAGE_BYTES, base->seed) == base->checksums[slot] ? 0 : -EBADMSG;
+	}
 	return r;
 }
 

@@ -21,6 +21,7 @@ struct swap_base {
 	int fd;
 	uint32_t nr_slots;
 	uint64_t seed;             /* of the checksums: the container's own are made with it too */
+	const uint8_t *key;        /* of its encryption; NULL: there is none */
 	const uint64_t *checksums; /* of each slot */
 	const char *path;          /* for messages */
 };
@@ -46,6 +47,23 @@ int swap_open(const struct swap_options *options, struct swap **ret_swap, struct
 
 /* Gives the space back and marks the header clean; with remove_file (or when swap_open made the file and remove_if_created) unlinks it. */
 void swap_close(struct swap *swap, bool remove_file);
+
+/*
+ * From now on what is written is encrypted, with a key that is made here and exists in this process only. To be called by the process that uses the file (it
+ * may be another one than that which has opened it), before slots are taken. 0 or -errno.
+ */
+int swap_encrypt(struct swap *swap);
+bool swap_is_encrypted(const struct swap *swap);
+const uint8_t *swap_key(const struct swap *swap); /* CIPHER_KEY_BYTES; NULL: not encrypted */
+
+/*
+ * Between memory and file: turns a page, where it lies, into what is in the file, and back. Nothing where there is no encryption. The slot's checksum is set, and
+ * is that of the plain page: the nonce is made of it.
+ */
+void swap_apply_cipher(const struct swap *swap, slot_t slot, void *page);
+
+/* Reads neighbouring pages of a base, as they were, and verifies them. 0 or -errno (-EBADMSG: damaged). */
+int swap_base_read(const struct swap_base *base, slot_t first, uint32_t nr, void *pages);
 
 /* True when swap_open created the file (so that a failed start can remove it). */
 bool swap_was_created(const struct swap *swap);
@@ -74,8 +92,8 @@ void swap_pins_checksums(const struct swap *swap, uint64_t *ret_checksums);
 uint64_t swap_links(const struct swap *swap); /* names that the file has */
 int swap_keep(struct swap *swap, bool keep);
 int swap_link(const struct swap *swap, int folder, const char *name); /* -EXDEV: on another file system */
-int swap_write(struct swap *swap, slot_t first, uint32_t nr, const void *pages); /* page aligned; at once */
-int swap_read(const struct swap *swap, slot_t first, uint32_t nr, void *pages);  /* the same, verified (-EBADMSG), also of the base */
+int swap_write(struct swap *swap, slot_t first, uint32_t nr, void *pages);      /* page aligned; at once; encrypts them where they lie. Checksums are set */
+int swap_read(const struct swap *swap, slot_t first, uint32_t nr, void *pages); /* the same, verified (-EBADMSG), also of the base */
 int swap_sync(const struct swap *swap);
 uint64_t swap_seed(const struct swap *swap);
 

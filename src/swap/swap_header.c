@@ -9,6 +9,7 @@ static const char magic[8] = { 'M', 'E', 'M', 'B', 'O', 'X', 'S', 'W' };
 
 #define FLAG_CLEAN 1u
 #define FLAG_KEEPS_CHECKPOINT 2u
+#define FLAG_ENCRYPTED 4u
 
 struct disk_header {
 	char magic[8];
@@ -40,7 +41,8 @@ void swap_header_encode(const struct swap_header *header, void *page)
 	disk->version = htole32(SWAP_FORMAT_VERSION);
 	disk->block_bytes = htole32((uint32_t)PAGE_BYTES);
 	memcpy(disk->uuid, header->uuid, sizeof(disk->uuid));
-	disk->flags = htole32((header->clean ? FLAG_CLEAN : 0) | (header->keeps_checkpoint ? FLAG_KEEPS_CHECKPOINT : 0));
+	disk->flags = htole32((header->clean ? FLAG_CLEAN : 0) | (header->keeps_checkpoint ? FLAG_KEEPS_CHECKPOINT : 0) |
+			      (header->is_encrypted ? FLAG_ENCRYPTED : 0));
 	memcpy(disk->container, header->container, strnlen(header->container, SWAP_CONTAINER_BYTES - 1));
 	disk->checksum = htole64(checksum_of(disk));
 }
@@ -64,5 +66,6 @@ enum swap_header_kind swap_header_decode(const void *page, struct swap_header *r
 	memcpy(ret_header->container, disk.container, sizeof(disk.container));
 	ret_header->clean = le32toh(disk.flags) & FLAG_CLEAN;
 	ret_header->keeps_checkpoint = le32toh(disk.flags) & FLAG_KEEPS_CHECKPOINT;
+	ret_header->is_encrypted = le32toh(disk.flags) & FLAG_ENCRYPTED;
 	return SWAP_HEADER_OURS;
 }

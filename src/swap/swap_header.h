@@ -12,6 +12,7 @@ struct swap_header {
 	char container[SWAP_CONTAINER_BYTES];
 	bool clean; /* nothing in the slots: closed in order */
 	bool keeps_checkpoint; /* the slots hold a checkpoint's pages */
+	bool is_encrypted;
 };
 
 enum swap_header_kind {

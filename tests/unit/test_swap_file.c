@@ -173,6 +173,41 @@ static void made_as_the_format_says(void **state)
 	assert_int_equal(access(path, F_OK), -1);
 }
 
+static void encrypted_pages_are_read_as_they_were(void **state)
+{
+	_Alignas(4096) uint8_t pages[2 * PAGE_BYTES], file[4 * PAGE_BYTES];
+	const char *path = in_folder("swap");
+	struct swap *swap = must_open(path, 0);
+	slot_t first;
+	uint32_t nr;
+	assert_int_equal(swap_encrypt(swap), 0);
+	assert_true(swap_is_encrypted(swap));
+	assert_int_equal(swap_alloc(swap, 2, &first, &nr), 0);
+	assert_int_equal(nr, 2);
+	memset(pages, 0x5a, sizeof(pages));
+	for (uint32_t i = 0; i < 2; i++)
+		swap_set_checksum(swap, first + i, swap_page_checksum(swap, pages + i * PAGE_BYTES));
+	assert_int_equal(swap_write(swap, first, 2, pages), 0);
+	assert_int_equal(read_file(path, file, sizeof(file)), sizeof(file));
+	assert_int_equal(number(file + 32, 4), 4);
+	assert_memory_equal(file + first * PAGE_BYTES, pages, sizeof(pages));
+	assert_memory_not_equal(pages, pages + PAGE_BYTES, PAGE_BYTES); /* equal pages in two slots */
+	assert_int_equal(swap_read(swap, first, 2, pages), 0);
+	for (size_t i = 0; i < sizeof(pages); i++)
+		assert_int_equal(pages[i], 0x5a);
+	swap_set_checksum(swap, first, swap_checksum(swap, first) ^ 1);
+	assert_int_equal(swap_read(swap, first, 1, pages), -EBADMSG);
+	swap_put(swap, first);
+	swap_put(swap, first + 1);
+	swap_close(swap, false);
+
+	swap = must_open(path, 0);
+	assert_false(swap_is_encrypted(swap));
+	read_file(path, file, sizeof(file));
+	check_header(file, false);
+	swap_close(swap, true);
+}
+
 static void one_user_at_a_time(void **state)
 {
 	const char *path = in_folder("swap");
@@ -357,7 +392,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		IN_FOLDER(made_as_the_format_says),
-		IN_FOLDER(one_user_at_a_time),
+		IN_FOLDER(encrypted_pages_are_read_as_they_were), IN_FOLDER(one_user_at_a_time),
 		IN_FOLDER(what_a_killed_keeper_left_is_used_again),
 		IN_FOLDER(empty_files_are_taken_and_emptied_when_that_fails),
 		IN_FOLDER(files_of_others_are_left_as_they_are),

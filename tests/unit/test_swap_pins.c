@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "swap/cipher.h"
 #include "swap/swap.h"
 #include "unit.h"
 
@@ -157,11 +158,14 @@ static void a_name_that_was_left_is_free(void **state)
 	assert_true(kept.st_size > (off_t)PAGE_BYTES);
 }
 
-/* A container's own file above a checkpoint's: the slots of that are read, counted nowhere and never given back. */
+/* A container's own file above a checkpoint's, which is encrypted: the slots of that are read, counted nowhere and never given back. */
 static void a_base_lies_below(void **state)
 {
 	struct fixture *f = *state;
 	_Alignas(4096) unsigned char page[PAGE_BYTES];
+	uint8_t key[CIPHER_KEY_BYTES];
+	assert_int_equal(swap_encrypt(f->swap), 0);
+	memcpy(key, swap_key(f->swap), sizeof(key));
 	slot_t slot = take(f->swap, 9);
 	uint64_t *checksums = calloc(slot + 1, sizeof(*checksums));
 	swap_pin_new(f->swap, slot);
@@ -169,13 +173,17 @@ static void a_base_lies_below(void **state)
 	swap_keep(f->swap, true);
 	swap_link(f->swap, f->directory, "pages");
 	swap_pins_commit(f->swap, true);
-	struct swap_base base = {.fd = openat(f->directory, "pages", O_RDONLY | O_CLOEXEC), .nr_slots = slot + 1, .seed = swap_seed(f->swap), .checksums = checksums, .path = "pages"};
+	struct swap_base base = {.fd = openat(f->directory, "pages", O_RDONLY | O_CLOEXEC), .nr_slots = slot + 1, .seed = swap_seed(f->swap), .key = key, .checksums = checksums, .path = "pages"};
 	swap_close(f->swap, false);
 	struct swap_error error;
 	struct swap_options options = {.path = f->path, .container = "restored", .base = &base};
 	assert_int_equal(swap_open(&options, &f->swap, &error), 0);
 	assert_int_equal(swap_read(f->swap, slot | SLOT_OF_BASE, 1, page), 0);
 	assert_int_equal(page[0], 9);
+	assert_int_equal(swap_base_read(&base, slot, 1, page), 0);
+	assert_int_equal(page[0], 9);
+	assert_int_equal(swap_base_read(&base, slot, 2, page), -EIO);
+	assert_false(swap_is_encrypted(f->swap));
 	swap_get(f->swap, slot | SLOT_OF_BASE);
 	swap_put(f->swap, slot | SLOT_OF_BASE);
 	swap_put(f->swap, slot | SLOT_OF_BASE);

@@ -40,6 +40,16 @@ static int pack_pages(const struct image *image, const struct named_slots *slots
 	}
 }
 
+/* The stream's pages are plain, so the key has no place in it. */
+static int pack_description(struct pack_writer *writer, const Image__Image *message)
+{
+	Image__Pages pages = *message->pages;
+	Image__Image plain = *message;
+	pages.key = (ProtobufCBinaryData){0};
+	plain.pages = &pages;
+	return pack_writer_image(writer, &plain);
+}
+
 int pack_image(const struct image *image, const char *path, struct pack_writer *writer, const char *stream, const struct pack_progress *progress,
 	       struct pack_result *ret, struct checkpoint_error *error)
 {
@@ -50,7 +60,7 @@ int pack_image(const struct image *image, const char *path, struct pack_writer *
 	if (r == 0)
 		r = pack_pages(image, &slots, writer, stream, progress, error);
 	if (r == 0)
-		r = pack_writer_image(writer, image->message);
+		r = pack_description(writer, image->message);
 	if (r == 0)
 		r = pack_writer_end(writer, slots.nr);
 	*ret = (struct pack_result){slots.nr, pack_writer_bytes(writer)};

@@ -163,6 +163,8 @@ static int take_end(struct unpacking *u, const uint8_t *body)
 		return r;
 	if (out->message->pages->checksum_seed != u->seed)
 		return nonsense(u, "its description is of another container");
+	if (out->message->pages->key.len)
+		return nonsense(u, "its description has a key, and pages in it are never encrypted");
 	r = make_room(out, out->message->pages->nr_slots);
 	if (r == 0)
 		r = named_slots_of(out->message, &slots);
