@@ -236,11 +236,11 @@ static void remember_stored(struct writeback *wb, const struct batch_page *page,
 
 /*
  * A page that random access has read from the file gets a place in the pool while that has room: the next time it costs no read. Until the copy is there
- * a fault reads the file. The batch takes a reference of its own on the slot, which becomes its page's under the write-back lock.
+ * a fault reads the file. Not one of a base: what leaves the pool is written, and a base is read only. The batch takes a reference of its own on the slot, which becomes its page's under the write-back lock.
  */
 static bool settle_for_cache(struct writeback *wb, struct batch_page *page, enum page_state state)
 {
-	page->to_cache &= state == STATE_SWAPPED && writeback_pool_has_room(wb);
+	page->to_cache &= state == STATE_SWAPPED && !(page->old_slot & SLOT_OF_BASE) && writeback_pool_has_room(wb);
 	if (page->to_cache)
 		swap_get(wb->pager->swap, page->old_slot);
 	return page->to_cache;
