@@ -113,7 +113,8 @@ print(hashlib.sha256(held).hexdigest(), flush=True)
 
 
 def test_checkpoints(saved, root_only, shared_folder):  # noqa: F811
-    """One checkpoint is restored twice, once without encryption of what is new; one that is made of a restored container has the pages of both files."""
+    """One checkpoint is restored twice, once without encryption of what is new; one that is made of a restored container has the pages of both files;
+    a packed one is plain."""
     go_on = pathlib.Path(shared_folder) / "decrypt"
     one = saved([PYTHON, "-c", HELD, go_on], limit=24 * MIB, options=["--encrypt", "--pool", "0"])
     assert wait_until(lambda: one.output.exists() and one.output.stat().st_size == 65, 20)
@@ -125,7 +126,10 @@ def test_checkpoints(saved, root_only, shared_folder):  # noqa: F811
     one.checkpoint("--leave-running", folder=one.folder / "second")
     go_on.touch()
     assert one.status() == 0, one.errors()
-    for folder in (one.image, one.folder / "second"):
+    membox("pack", one.image, one.folder / "packed")
+    membox("unpack", one.folder / "packed", one.folder / "unpacked")
+    assert json.loads(membox("inspect", one.folder / "unpacked", "--json").stdout)["encrypted"] is False
+    for folder in (one.image, one.folder / "second", one.folder / "unpacked"):
         one.restore("--no-encrypt", folder=folder)
         assert one.status() == 0, one.errors()
-    assert len(set(one.output.read_text().split())) == 1 and one.output.stat().st_size == 4 * 65
+    assert len(set(one.output.read_text().split())) == 1 and one.output.stat().st_size == 5 * 65
