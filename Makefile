@@ -4,7 +4,7 @@ CHECK_BUILD ?= build-check
 MESON ?= meson
 C_FILES = $(wildcard $(addsuffix /*.[ch],src/* src/*/* src/*/*/* include tests/* bench))
 
-.PHONY: all demo check install clean format bench torture fuzz
+.PHONY: all demo check install clean format bench torture fuzz faults
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -45,6 +45,14 @@ fuzz:
 	@[ -e $(CHECK_BUILD)/fuzz/build.ninja ] || CC=clang $(MESON) setup $(CHECK_BUILD)/fuzz -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false -Dwerror=false
 	@ninja -C $(CHECK_BUILD)/fuzz $(FUZZERS:%=tests/fuzz/fuzz_%)
 	@for name in $(FUZZERS); do echo "== $$name"; tests/fuzz/run $(CHECK_BUILD)/fuzz/tests/fuzz/fuzz_$$name tests/fuzz/corpus/$$name $(FUZZ) || exit 1; done
+
+# What happens when something fails inside membox, and the table of it in docs/reliability.md: FAULTS="--kills 1000", "--only NAME" ... (tests/faults/faults.py --help)
+FAULTS ?= --write
+faults:
+	@tools/install-deps check
+	@[ -e $(CHECK_BUILD)/clang/build.ninja ] || CC=clang $(MESON) setup $(CHECK_BUILD)/clang -Dfaults=true
+	@ninja -C $(CHECK_BUILD)/clang
+	@MEMBOX_FAULTS=$(CHECK_BUILD)/clang/membox tests/faults/faults.py $(FAULTS)
 
 format:
 	clang-format -i $(C_FILES)

@@ -13,6 +13,7 @@
 #include <xxhash.h>
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "checkpoint/validate.h"
 #include "platform/folders.h"
 
@@ -157,6 +158,7 @@ static int save_message(int folder, const Image__Image *image)
 static int give_name(struct image_draft *draft)
 {
 	int r = renameat2(AT_FDCWD, draft->work_path, AT_FDCWD, draft->path, draft->replaces ? RENAME_EXCHANGE : RENAME_NOREPLACE) < 0 ? -errno : 0;
+	FAULT_POINT("checkpoint.named");
 	if (r == 0)
 		r = folder_sync_above(draft->path);
 	if (r == 0 && draft->replaces)
@@ -176,6 +178,7 @@ int image_draft_commit(struct image_draft *draft, const Image__Image *image, con
 		r = save_file(draft->folder, CHECKSUMS_NAME, NULL, 0, checksums, (size_t)nr_slots * sizeof(*checksums));
 	if (r == 0 && fsync(draft->folder) < 0)
 		r = -errno;
+	FAULT_POINT("checkpoint.written");
 	if (r == 0)
 		r = give_name(draft);
 	return r < 0 ? fail_path(error, draft->path, r) : 0;

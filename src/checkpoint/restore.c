@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/monotonic.h"
 #include "checkpoint/machine.h"
@@ -204,11 +205,13 @@ static int make_all(struct restore *r, struct container *c)
 		result = files_restore(&r->restoring, lowest);
 	for (size_t i = 0; result == 0 && i < image->n_processes; i++)
 		result = make_process(r, c, image->processes[i], &r->processes[i]);
+	FAULT_POINT("restore.made");
 	for (int leaders = 1; leaders >= 0; leaders--)
 		for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
 			result = restore_group(r, &r->processes[i], leaders);
 	for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
 		result = restore_state(&r->processes[i]);
+	FAULT_POINT("restore.filled");
 	files_close(&r->restoring);
 	objects_close(&r->restoring);
 	return result;
@@ -221,14 +224,20 @@ static bool is_gone(pid_t pid)
 	return waitpid(pid, NULL, __WALL | WNOHANG) != 0;
 }
 
-static void give_up(struct restore *r, struct container *c)
+static void kill_all(struct restore *r)
 {
-	static const struct timespec nap = {.tv_nsec = 1000000};
 	log_error("cannot restore: %s", r->restoring.error.text);
 	for (size_t i = 0; i < r->nr_processes; i++)
 		kill(r->processes[i].pid, SIGKILL);
 	for (size_t i = 0; i < r->nr_processes; i++)
 		world_resume(r->processes[i].remote.world);
+}
+
+/* There is no container yet that would see them end. */
+static void give_up(struct restore *r, struct container *c)
+{
+	static const struct timespec nap = {.tv_nsec = 1000000};
+	kill_all(r);
 	for (size_t i = 0; i < r->nr_processes; i++)
 		while (!r->processes[i].message->parent && !is_gone(r->processes[i].pid))
 			nanosleep(&nap, NULL);
@@ -273,12 +282,14 @@ static int start(void *context, struct container *c)
 	container_refresh_members(c);
 	for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
 		result = adopt(r, c, &r->processes[i]);
-	if (result < 0) {
-		give_up(r, c);
+	FAULT_POINT("restore.adopted");
+	if (result < 0) { /* the keeper waits for them as for any */
+		kill_all(r);
 		return result;
 	}
 	for (size_t i = r->nr_processes; i; i--)
 		world_resume(r->processes[i - 1].remote.world);
+	FAULT_POINT("restore.running");
 	log_debug("restored: running %llu us after the keeper began", (unsigned long long)(monotonic_ns() - c->begin_ns) / 1000);
 	return 0;
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/monotonic.h"
 #include "checkpoint/machine.h"
@@ -253,6 +254,7 @@ static int store_folder(struct save *save)
 				       save->draft.path, swap_path(swap));
 	if (r < 0)
 		return checkpoint_fail(error, r, "cannot link the swap file %.150s into %.150s: %s", swap_path(swap), save->draft.path, strerror(-r));
+	FAULT_POINT("checkpoint.linked");
 	r = swap_keep(swap, true);
 	if (r == 0)
 		r = swap_sync(swap);
@@ -308,8 +310,10 @@ static int step_hold(struct save *save, struct save_result *result)
 		return checkpoint_fail(error, -ETIMEDOUT, "a process could not be held (it may be inside vfork; try again)");
 	if (r < 0)
 		return checkpoint_fail(error, r, "the compressed pool cannot be written to the swap file %.200s", swap_path(save->c->swap));
+	FAULT_POINT("checkpoint.held");
 	bool kept_before = swap_pinned_slots(save->c->swap) > 0;
 	r = describe_all(save);
+	FAULT_POINT("checkpoint.described");
 	if (r == -EBUSY && begin - save->holds_since_ns < FREEZE_PATIENCE_NS) {
 		settle_pins(save, r, kept_before);
 		container_save_point_end(save->c);
@@ -322,6 +326,7 @@ static int step_hold(struct save *save, struct save_result *result)
 	uint64_t frozen_ns = monotonic_ns() - begin;
 	if (r == 0)
 		r = store_folder(save);
+	FAULT_POINT("checkpoint.stored");
 	settle_pins(save, r, kept_before);
 	if (r == 0 && !go_on)
 		kill_held(save);
@@ -339,6 +344,7 @@ int save_step(struct save **save, struct save_result *result, struct checkpoint_
 	if (r == 0 && s->stage == SAVE_EVICTS) {
 		s->stage = SAVE_HOLDS;
 		s->holds_since_ns = monotonic_ns();
+		FAULT_POINT("checkpoint.evicted");
 	}
 	if (r == 0)
 		r = step_hold(s, result);

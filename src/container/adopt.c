@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/monotonic.h"
 #include "container/container.h"
@@ -13,6 +14,8 @@
 #include "inject/ward.h"
 #include "pager/writeback.h"
 #include "platform/process.h"
+
+#define SHORTAGES_MAX 100
 
 bool container_is_agent(pid_t pid, void *context)
 {
@@ -75,6 +78,10 @@ static void refuse(struct container *c, struct member *member, int error, const 
 	/* Going (a dying process has no memory to register: ENOMEM), or not to be stopped just now: later, if it is still there. */
 	if (error == -ESRCH || error == -ETIMEDOUT || error == -EBUSY || error == -ENOMEM || error == -EPIPE)
 		return;
+	if ((error == -EMFILE || error == -ENFILE || error == -EAGAIN) && member->adopt_shortages < SHORTAGES_MAX) {
+		member->adopt_shortages++;
+		return;
+	}
 	member->unadoptable = true;
 	process_info_read(member->pid, &info);
 	log_error("process %d (%s) of container %s cannot be limited: %s: %s", member->pid, info.name, c->config->name, what,
@@ -87,6 +94,7 @@ int container_adopt_held(struct container *c, struct member *member, struct worl
 	const char *what = "finding out about its memory";
 	uint64_t begin = monotonic_ns();
 	int r = process_check_owner(member->pid);
+	FAULT_POINT("adopt.held");
 	if (r < 0) { /* CAP_SYS_PTRACE is membox's, not the user's who has the swap file */
 		refuse(c, member, r, "it has other rights than the user who has started membox");
 		return r;
@@ -111,6 +119,7 @@ int container_adopt_held(struct container *c, struct member *member, struct worl
 	if (!inherited)
 		container_add_space(c, as);
 	member->as = as;
+	FAULT_POINT("adopt.done");
 	log_debug("adopted process %d in %llu us", member->pid, (unsigned long long)(monotonic_ns() - begin) / 1000);
 	return 0;
 }

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/fault.h"
 #include "base/monotonic.h"
 #include "container/container.h"
 #include "pager/events.h"
@@ -127,6 +128,7 @@ static bool begin_next(struct bring_back *b)
 		lock_take(&place->as->layout);
 		n = events_settle(place->as) ? fault_bring_back(&b->context, place->as, place->start, place->nr_pages) : 0;
 		lock_drop(&place->as->layout);
+		FAULT_POINT("back.reading");
 	}
 	place->start += (uint64_t)n * PAGE_BYTES;
 	place->nr_pages -= n;

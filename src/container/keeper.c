@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/event.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/monotonic.h"
 #include "container/attach.h"
@@ -48,13 +50,11 @@ static void report(struct keeper *k, enum report_kind kind, int value)
 
 void container_kill(struct container *c, const char *reason)
 {
-	uint64_t one = 1;
 	if (!atomic_exchange(&c->has_reason, true)) {
 		snprintf(c->reason, sizeof(c->reason), "%s", reason);
 		atomic_store(&c->killed, true);
 	}
-	if (write(c->event, &one, sizeof(one)) < 0)
-		log_debug("keeper: event: errno %d", errno);
+	event_raise(c->event);
 }
 
 static void on_fatal(void *context, const char *reason)
@@ -128,8 +128,10 @@ static pid_t fork_program(struct container *c)
 static struct report start_program(struct container *c, const struct start_state *start)
 {
 	int failure[2], error = 0;
-	if (pipe2(failure, O_CLOEXEC) < 0)
+	if (pipe2(failure, O_CLOEXEC) < 0) {
+		log_error("cannot start a process: %s", strerror(errno));
 		return (struct report){.kind = REPORT_FAILED};
+	}
 	pid_t pid = fork_program(c);
 	if (pid == 0)
 		exec_program(c, start, failure[1]);
@@ -408,6 +410,7 @@ void keeper_main(const struct run_config *config, struct swap *swap, const struc
 {
 	static struct keeper keeper;
 	struct keeper *k = &keeper;
+	FAULT_ARM();
 	k->channel = channel;
 	k->container.begin_ns = monotonic_ns();
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -442,4 +445,5 @@ void keeper_main(const struct run_config *config, struct swap *swap, const struc
 		config->service->ended(config->service, &k->container);
 	shut_down(k);
 	report(k, REPORT_ENDED, k->container.exit_status);
+	FAULT_REPORT();
 }

@@ -34,6 +34,7 @@ struct member {
 	uint64_t seen_broken, seen_evicted; /* the address space's counters at the last sample */
 	struct address_space *as; /* NULL: not adopted */
 	bool unadoptable;        /* tried and refused; the reason was said once */
+	uint8_t adopt_shortages; /* refused because descriptors or the like were short, which may pass */
 	bool present;            /* during a refresh */
 	bool reaped;             /* it is gone: a process found under its number is another one */
 	bool oom_killed;         /* by the OOM killer */

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
+#include "base/event.h"
 #include "base/log.h"
 #include "base/monotonic.h"
 #include "container/container.h"
@@ -40,11 +41,8 @@ struct reclaimer {
 
 void reclaimer_kick(struct reclaimer *reclaimer)
 {
-	uint64_t one = 1;
-	if (atomic_exchange(&reclaimer->kicked, true))
-		return;
-	if (write(reclaimer->event, &one, sizeof(one)) < 0)
-		log_debug("reclaim: kick: errno %d", errno);
+	if (!atomic_exchange(&reclaimer->kicked, true))
+		event_raise(reclaimer->event);
 }
 
 static void take_spaces(struct reclaimer *r)
@@ -153,7 +151,6 @@ static bool file_pages_are_due(struct reclaimer *r)
 /* Nothing more can be freed. Over the limit that is the container thread's business, and faults that wait for room go on regardless. */
 static void state_exhaustion(struct reclaimer *r, enum exhaustion why, bool over_limit)
 {
-	uint64_t one = 1;
 	struct container *c = r->c;
 	atomic_store(&c->exhaustion, why);
 	atomic_fetch_add(&c->exhausted_seq, 1);
@@ -161,8 +158,7 @@ static void state_exhaustion(struct reclaimer *r, enum exhaustion why, bool over
 		return;
 	atomic_fetch_add(&c->pager.dry_seq, 1);
 	pager_wake(&c->pager);
-	if (write(c->event, &one, sizeof(one)) < 0)
-		log_debug("reclaim: event: errno %d", errno);
+	event_raise(c->event);
 }
 
 /* A full swap file may hold copies of pages that are in memory: they are worth less than room. */

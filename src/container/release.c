@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "container/bring_back.h"
@@ -44,6 +45,7 @@ int container_release_start(struct container *c)
 	container_set_limit(c, NO_LIMIT_BYTES);
 	c->closed = false;
 	c->release = RELEASE_BRINGS_BACK;
+	FAULT_POINT("release.begun");
 	return 0;
 }
 
@@ -64,7 +66,9 @@ bool release_let_go(struct container *c, struct address_space *as)
 	pid_t pid = process_of(c, as);
 	if (!pid || world_stop(pid, WORLD_STOP_TIMEOUT_US, &world) < 0)
 		return false;
+	FAULT_POINT("release.held");
 	int r = !c->pager.forkless || world_is_complete(world) ? address_space_let_go(as, world) : -EAGAIN;
+	FAULT_POINT("release.let_go");
 	if (r == 0)
 		ward_drop(world);
 	world_resume(world);
@@ -99,6 +103,7 @@ int container_release_step(struct container *c, uint64_t *ret_left)
 			bring_back_free(c->bring_back);
 			c->bring_back = NULL;
 			c->release = RELEASE_LETS_GO;
+			FAULT_POINT("release.back");
 		}
 		break;
 	case RELEASE_LETS_GO:

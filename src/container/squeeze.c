@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "base/fault.h"
 #include "base/monotonic.h"
 #include "container/container.h"
 #include "container/freeze.h"
@@ -104,6 +105,7 @@ static int park_hold(struct container *c)
 	if (r < 0)
 		return -EINPROGRESS;
 	hold_reach_everything(c, c->frozen);
+	FAULT_POINT("park.held");
 	c->park_seq = atomic_load(&c->exhausted_seq);
 	c->parking = PARKING_EVICTS;
 	atomic_store(&c->squeeze_to, 0);
@@ -125,6 +127,7 @@ static int park_evict(struct container *c)
 	hold_drop_file_pages(c, c->frozen);
 	atomic_store(&c->squeeze_to, NO_SQUEEZE);
 	c->parking = PARKING_DONE;
+	FAULT_POINT("park.done");
 	return 0;
 }
 

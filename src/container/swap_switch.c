@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "container/bring_back.h"
 #include "container/container.h"
@@ -43,6 +44,7 @@ int container_swapon(struct container *c, const char *path, uint64_t size_bytes,
 		return r;
 	}
 	c->swap_is_default = false;
+	FAULT_POINT("swapon.done");
 	return 0;
 }
 
@@ -71,6 +73,7 @@ int container_swapoff_begin(struct container *c)
 	}
 	c->swapoff = b;
 	atomic_store(&c->swap_leaves, true);
+	FAULT_POINT("swapoff.begun");
 	return 0;
 }
 
@@ -98,9 +101,11 @@ static int finish(struct container *c)
 		return -EINPROGRESS;
 	}
 	struct swap *swap = c->swap;
+	FAULT_POINT("swapoff.empty");
 	bring_back_free(c->swapoff);
 	c->swapoff = NULL;
 	int r = switch_to(c, NULL);
+	FAULT_POINT("swapoff.switched");
 	swap_close(swap, c->swap_is_default);
 	atomic_store(&c->swap_leaves, false);
 	return r;

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/monotonic.h"
 #include "inject/raw_syscall.h"
 #include "inject/ring.h"
@@ -93,6 +94,7 @@ int agent_post(struct agent *agent, const struct agent_op *ops, uint32_t nr)
 	__atomic_store_n(&ring->request, ++agent->requests, __ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&ring->agent_sleeping, __ATOMIC_SEQ_CST))
 		ring_doorbell(agent);
+	FAULT_POINT_OF("agent.asked", agent->pid);
 	return 0;
 }
 
@@ -102,6 +104,7 @@ int agent_wait(struct agent *agent, struct agent_op *ops, uint32_t nr)
 
 	for (uint32_t i = 0; r == 0 && i < nr; i++)
 		ops[i].result = agent->ring->ops[i].result;
+	FAULT_POINT_OF("agent.answered", agent->pid);
 	return r;
 }
 

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/monotonic.h"
 #include "inject/agent.h"
 #include "inject/raw_syscall.h"
@@ -304,6 +305,8 @@ static int adopt_child(struct birth *birth, long pid)
 	if (agent->pid < 0)
 		return agent->pid;
 	agent->pidfd = pidfd_open_process(agent->pid);
+	if (agent->pidfd < 0) /* it would wait for us until its patience ends */
+		kill(agent->pid, SIGKILL);
 	return agent->pidfd < 0 ? agent->pidfd : 0;
 }
 
@@ -479,12 +482,14 @@ static int run_birth(struct birth *birth)
 	r = place_code(birth);
 	if (!r)
 		r = make_task(birth);
+	FAULT_POINT_OF("agent.born", birth->agent->pid);
 	if (!r)
 		r = wait_progress(birth, AGENT_HAS_SOCKET);
 	if (!r)
 		r = send_descriptors(birth);
 	if (!r)
 		r = wait_progress(birth, AGENT_READY);
+	FAULT_POINT_OF("agent.ready", birth->agent->pid);
 	if (!r)
 		r = take_userfaultfds(birth);
 	return r ? r : register_ranges(birth);

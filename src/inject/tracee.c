@@ -93,7 +93,7 @@ int tracee_seize(struct tracee *tracee, pid_t process, pid_t tid)
 
 void tracee_interrupt(struct tracee *tracee)
 {
-	ptrace(PTRACE_INTERRUPT, tracee->tid, NULL, NULL);
+	tracee->follows = ptrace(PTRACE_INTERRUPT, tracee->tid, NULL, NULL) < 0; /* then it runs on, if it still lives, and is told once more */
 }
 
 bool tracee_is_held(const struct tracee *tracee)
@@ -236,6 +236,8 @@ static int run_until(struct tracee *tracee, int wanted)
 		int report;
 
 		tracee->state = TRACEE_RUNNING; /* if it is killed, the report of its death is still to come */
+		if (r < 0 && tracee_is_held(tracee))
+			tracee->state = TRACEE_BORROWED;
 		if (r < 0)
 			return -ESRCH;
 		report = wait_report(tracee);
@@ -330,7 +332,7 @@ static void settle(struct tracee *tracee)
 	if (regs_write(tracee->tid, &tracee->saved_regs) < 0)
 		return;
 	tracee_interrupt(tracee);
-	if (run_until(tracee, STOP_AT_INTERRUPT) < 0)
+	if (run_until(tracee, STOP_AT_INTERRUPT) < 0 && (tracee->state != TRACEE_BORROWED || run_until(tracee, STOP_AT_INTERRUPT) < 0))
 		return;
 	ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof(tracee->saved_mask), &tracee->saved_mask);
 	set_options(tracee, 0);

@@ -30,7 +30,7 @@ struct tracee {
 	bool ward;             /* stays traced when it is let go, see ward.h */
 	bool in_event;         /* with ward: stands where it has made a child or called exec, which is not dealt with yet; as good as held */
 	int signal;            /* with ward: to be delivered when it goes on */
-	bool follows;          /* goes on, but traced, until the leader of its process is let go, see world.c */
+	bool follows;          /* goes on, but traced, until the leader of its process is let go, see world.c; or could not be told to stop */
 	bool dead_leader;      /* a zombie whose other threads live: it never stops, only its death is reported one day */
 	int deferred_signal;   /* arrived during a foreign system call; sent again at release */
 	uint64_t saved_mask;   /* with BORROWED */

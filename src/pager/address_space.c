@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "pager/fault_thread.h"
 #include "pager/forkless.h"
@@ -91,6 +92,12 @@ void address_space_put(struct address_space *as)
 	free(as);
 }
 
+void address_space_lose(struct address_space *as, const char *reason)
+{
+	atomic_store(&as->lost, true);
+	as->pager->callbacks.fatal(as->pager->callbacks.context, reason);
+}
+
 void address_space_bury(struct address_space *as)
 {
 	/*
@@ -123,7 +130,7 @@ static int find_stack_and_arguments(struct address_space *as)
 	if (r < 0)
 		return r;
 	if (info.arg_start && info.env_end > info.arg_start)
-		registration_pin(as, info.arg_start, info.env_end);
+		return registration_pin(as, info.arg_start, info.env_end);
 	return 0;
 }
 
@@ -162,6 +169,7 @@ int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage
 	if (r < 0)
 		return r;
 
+	FAULT_POINT("adopt.agent");
 	struct address_space *as = inherited;
 	if (!as) {
 		struct shadow *shadow = shadow_new();
@@ -180,6 +188,7 @@ int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage
 		*ret_what = "starting the fault threads";
 		r = pager_attach(pager, as);
 	}
+	FAULT_POINT("adopt.served");
 	if (r == 0)
 		r = address_space_register_new(as, INT_MAX);
 	if (r < 0) {

@@ -35,6 +35,7 @@ struct address_space {
 	bool oom_killed;   /* container thread: its last process was killed for want of memory, and its slots are awaited */
 	bool released;     /* container thread: nothing is registered any more, the agent may end */
 	_Atomic bool dead; /* the memory is gone; nothing is served any more */
+	_Atomic bool lost; /* see address_space_lose */
 	_Atomic bool leaves; /* its process leaves the container, which counts it no longer: fills never wait for room, nothing is evicted */
 	_Atomic uint64_t broken;  /* pages copied, ever, to end the sharing that fork left */
 	_Atomic uint64_t evicted; /* pages that have left, ever */
@@ -140,6 +141,12 @@ void address_space_abandon(struct address_space *as);
 
 struct address_space *address_space_get(struct address_space *as);
 void address_space_put(struct address_space *as);
+
+/*
+ * What some page held, or whether it left, cannot be known any more: the container is killed for this reason. Until it is dead whoever misses a page of it waits,
+ * since zeros would be wrong. Layout lock held, in the same hold in which it was lost.
+ */
+void address_space_lose(struct address_space *as, const char *reason);
 
 /* The memory is gone: stops serving, lets the agent go. The caller's reference stays. */
 void address_space_bury(struct address_space *as);

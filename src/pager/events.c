@@ -1,11 +1,13 @@
 #include "pager/events.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "pager/fault_thread.h"
 #include "pager/forkless.h"
@@ -20,11 +22,13 @@
 static void apply_fork(struct address_space *parent, int child_uffd)
 {
 	struct pager *pager = parent->pager;
+	FAULT_POINT("fork.read");
 	struct address_space *child = address_space_fork(parent, child_uffd);
 	if (!child) {
 		pager->callbacks.fatal(pager->callbacks.context, "no memory for the page table of a forked process");
 		return;
 	}
+	FAULT_POINT("fork.copied");
 	child->thread = parent->thread;
 	if (fault_thread_attach(parent->thread, child) < 0) {
 		pager->callbacks.fatal(pager->callbacks.context, "cannot serve the faults of a forked process");
@@ -32,10 +36,11 @@ static void apply_fork(struct address_space *parent, int child_uffd)
 		return;
 	}
 	pager->callbacks.forked(pager->callbacks.context, child);
+	FAULT_POINT("fork.told");
 }
 
 struct move_context {
-	struct pager *pager;
+	struct address_space *as;
 	int64_t distance;
 };
 
@@ -45,19 +50,18 @@ static void move_entry(struct shadow *shadow, remote_addr_t addr, shadow_entry_t
 	remote_addr_t to = addr + (uint64_t)move->distance;
 	shadow_entry_t stale = shadow_get(shadow, to);
 	if (entry_slot(stale) != NO_SLOT)
-		swap_put(move->pager->swap, entry_slot(stale));
+		swap_put(move->as->pager->swap, entry_slot(stale));
 	shadow_set(shadow, addr, 0);
 	shadow_set(shadow, to, 0);
 	if (!shadow_set(shadow, to,
 			entry & ~ENTRY_LOADING)) /* a read in flight finds its page gone; the next fault starts anew */
-		move->pager->callbacks.fatal(move->pager->callbacks.context,
-					     "no memory for the page table of a moved mapping");
+		address_space_lose(move->as, "no memory for the page table of a moved mapping");
 }
 
 /* mremap moved [from, from + len) to `to`. Destination entries without a source entry are left as they are (FACTS rule 6). */
 static void apply_remap(struct address_space *as, remote_addr_t from, remote_addr_t to, uint64_t len)
 {
-	struct move_context move = {.pager = as->pager, .distance = (int64_t)(to - from)};
+	struct move_context move = {.as = as, .distance = (int64_t)(to - from)};
 	shadow_for_each(as->shadow, from, from + len, move_entry, &move);
 }
 
@@ -75,15 +79,20 @@ static void apply_remove(struct address_space *as, remote_addr_t start, remote_a
 		int n = pagemap_scan(as->pagemap, &query, runs, ARRAY_LEN(runs), &query.start);
 		for (int i = 0; i < n; i++)
 			for (remote_addr_t page = runs[i].start; page < runs[i].end; page += PAGE_BYTES)
-				shadow_set(as->shadow, page, ENTRY_REMOVED);
-		if (n < 0)
+				if (!shadow_set(as->shadow, page, ENTRY_REMOVED))
+					address_space_lose(as, "no memory to note what the program discards");
+		if (n < 0) {
+			if (n != -ESRCH)
+				address_space_lose(as, "it cannot be told which pages are there that the program discards");
 			break;
+		}
 	}
 }
 
 static void apply_layout_event(struct address_space *as, const struct layout_event *event)
 {
 	as->layout_changes++;
+	FAULT_POINT("event.read");
 	switch (event->kind) {
 	case LAYOUT_MOVED:
 		range_list_cut(&as->ranges, event->start, event->end);

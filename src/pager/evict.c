@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "pager/events.h"
 #include "pager/forkless.h"
@@ -40,6 +41,7 @@
 #define MAX_LOOK 1024            /* pages in one look at the page tables */
 #define MAX_LOOKED_AT 16384      /* resident pages passed by in one transaction */
 #define READ_PAGES 16             /* read and checksummed together, while they are in the processor's cache */
+#define READ_TRIES 100
 #define MAX_BUSY_PAGES 256       /* pages whose sharing is broken in one go */
 
 struct run {
@@ -331,6 +333,15 @@ static void take_slots(struct transaction *t)
 	}
 }
 
+/* Their entries must not fail to be made when the pages have left. -ENOMEM: they stay. */
+static int reserve_entries(struct transaction *t)
+{
+	for (uint32_t r = 0; r < t->nr_runs; r++)
+		if (!shadow_reserve(t->as->shadow, t->runs[r].start, t->runs[r].start + (uint64_t)t->runs[r].nr_pages * PAGE_BYTES))
+			return -ENOMEM;
+	return 0;
+}
+
 /* Every chosen page gets a slot of its own; candidates for which there is none are dropped. */
 static void assign_slots(struct transaction *t)
 {
@@ -509,8 +520,17 @@ static int record(struct transaction *t)
 	}
 	/* The batch's page list becomes visible to faults with its length; until the content is there they are told to ask again. */
 	batch->nr_pages = t->nr_pages;
-	registration_pin_threads(as);
-	return captured;
+	r = registration_pin_threads(as);
+	return r < 0 && r != -ESRCH ? r : captured;
+}
+
+/* The only copy of the pages: a system that is short of memory for a moment is asked again. */
+static int read_stage(const struct agent *agent, uint32_t first, uint32_t nr, void *content)
+{
+	int r = -ENOMEM;
+	for (int i = 0; i < READ_TRIES && r == -ENOMEM; i++)
+		r = process_read(agent->pid, agent->stage2 + (uint64_t)first * PAGE_BYTES, content, (size_t)nr * PAGE_BYTES);
+	return r;
 }
 
 /* Step 6. The agent begins to empty stage 2; whoever calls waits for it. */
@@ -524,8 +544,7 @@ static int capture(struct transaction *t)
 			continue;
 		while (nr < READ_PAGES && i + nr < batch->nr_pages && batch->pages[i + nr].slot != NO_SLOT)
 			nr++;
-		int r = process_read(as->agent->pid, as->agent->stage2 + (uint64_t)i * PAGE_BYTES, batch->buffer + i * PAGE_BYTES,
-				     (size_t)nr * PAGE_BYTES);
+		int r = read_stage(as->agent, i, nr, batch->buffer + i * PAGE_BYTES);
 		if (r < 0)
 			return r;
 		writeback_look_at(as->pager->writeback, batch, i, nr);
@@ -589,16 +608,15 @@ static void deal_with_busy(struct transaction *t)
 	lock_drop(&as->layout);
 }
 
-static void fatal(struct transaction *t, int error)
+/* Pages are in staging, or may be, and cannot be had from there. Layout lock held. */
+static void lose(struct transaction *t, int error)
 {
-	struct pager *pager = t->as->pager;
 	if (atomic_load(&t->as->dead) || uffd_is_dead(t->as->uffd, t->as->agent->base))
 		return;
 	if (error == -EPIPE && process_has_ended(t->as->pid)) /* the agent ended with it, and somebody else still looks at the memory */
 		return;
 	log_debug("eviction from pid %d failed: %s", t->as->pid, strerror(-error));
-	pager->callbacks.fatal(pager->callbacks.context, error == -EPIPE ? "the agent of a process was killed while it held pages"
-									   : "pages that left memory could not be read");
+	address_space_lose(t->as, error == -EPIPE ? "the agent of a process was killed while it held pages" : "pages that left memory could not be read");
 }
 
 static void finish(struct transaction *t, int captured, struct evict_result *result)
@@ -606,18 +624,22 @@ static void finish(struct transaction *t, int captured, struct evict_result *res
 	struct pager *pager = t->as->pager;
 	int r = capture(t);
 	if (r < 0) { /* the pages are gone with the program, or the program has to go with them */
-		fatal(t, r);
+		lock_take(&t->as->layout);
+		lose(t, r);
+		lock_drop(&t->as->layout);
 		give_slots_back(t);
 		result->cannot = true;
 		return;
 	}
+	FAULT_POINT("evict.captured");
 	writeback_captured(pager->writeback, t->batch);
 	put_pinned_back(t);
 	writeback_settle(pager->writeback, t->batch);
-	if (agent_wait(t->as->agent, NULL, 0) < 0)
-		fatal(t, -EPIPE);
+	agent_wait(t->as->agent, NULL, 0); /* one that has died holds nothing any more; that it has is seen elsewhere */
 	charge_uncharge(pager->charge, (uint64_t)captured);
+	FAULT_POINT("evict.discarded");
 	writeback_store(pager->writeback, t->batch);
+	FAULT_POINT("evict.queued");
 	t->batch = NULL;
 	atomic_fetch_add(&pager->evicted, (uint64_t)captured);
 	atomic_fetch_add_explicit(&t->as->evicted, (uint64_t)captured, memory_order_relaxed);
@@ -631,9 +653,13 @@ static int move_out(struct transaction *t)
 	struct address_space *as = t->as;
 	if (!events_settle(as) || uffd_event_pending(as->uffd))
 		return -EAGAIN;
-	registration_pin_threads(as);
+	int r = registration_pin_threads(as);
+	if (r < 0)
+		return r;
 	t->knows_shared = as->shares;
-	int r = t->listed ? choose_listed(t) : choose_with_faults_let_in(t);
+	r = t->listed ? choose_listed(t) : choose_with_faults_let_in(t);
+	if (r == 0)
+		r = reserve_entries(t);
 	if (r < 0 || !t->nr_pages)
 		return r;
 	if (forkless_before_eviction(as) < 0)
@@ -643,13 +669,19 @@ static int move_out(struct transaction *t)
 		return 0;
 	build_operations(t);
 	r = agent_execute(as->agent, t->ops, t->nr_runs + 1);
-	return r < 0 ? r : record(t);
+	FAULT_POINT("evict.moved");
+	if (r == 0)
+		r = record(t);
+	if (r < 0)
+		lose(t, r);
+	return r;
 }
 
 static void transact(struct transaction *t, struct evict_result *result)
 {
 	struct address_space *as = t->as;
 	take_slots(t);
+	FAULT_POINT("evict.slots");
 	scheduling_prefer_latency(); /* faults wait for the lock */
 	address_space_lock(as);
 	int r = move_out(t);
@@ -661,6 +693,7 @@ static void transact(struct transaction *t, struct evict_result *result)
 	address_space_note_out(as);
 	lock_drop(&as->layout);
 	scheduling_give_way();
+	FAULT_POINT("evict.recorded");
 	give_unused_slots_back(t);
 	result->no_slots = t->no_slots;
 	result->removed = t->removed;
@@ -671,8 +704,6 @@ static void transact(struct transaction *t, struct evict_result *result)
 		result->later = true;
 	else if (r < 0)
 		result->cannot = true;
-	if (r == -EPIPE || r == -EBUSY)
-		fatal(t, r);
 	if (r < 0)
 		give_slots_back(t);
 	if (t->busy.nr_pages && !t->listed && r >= 0 && !result->cannot)
@@ -682,7 +713,7 @@ static void transact(struct transaction *t, struct evict_result *result)
 /* Agent lock held. */
 static bool can_evict(const struct address_space *as)
 {
-	return as->agent && as->pagemap >= 0 && !atomic_load(&as->dead);
+	return as->agent && as->pagemap >= 0 && !atomic_load(&as->dead) && !atomic_load(&as->lost);
 }
 
 /* Agent lock held. */

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "pager/events.h"
 #include "pager/forkless.h"
@@ -224,6 +225,7 @@ static int put_in_zeros(struct fault_context *context, const struct fault *fault
 {
 	uint64_t done;
 	int r = uffd_copy(fault->as->uffd, start, context->zeros, (uint64_t)n * PAGE_BYTES, false, &done);
+	FAULT_POINT("fault.new");
 	if (done)
 		record_filled(fault->as, start, done / PAGE_BYTES, fault->page, 0);
 	charge_commit(context->pager->charge, done / PAGE_BYTES);
@@ -287,6 +289,7 @@ static int put_in_from_batch(struct fault_context *context, struct address_space
 			     const uint8_t *content, uint64_t *ret_done)
 {
 	int r = uffd_copy(as->uffd, page, content, PAGE_BYTES, true, ret_done);
+	FAULT_POINT("fault.staged");
 	charge_commit(context->pager->charge, *ret_done / PAGE_BYTES);
 	charge_cancel(context->pager->charge, 1 - *ret_done / PAGE_BYTES);
 	if (*ret_done) {
@@ -411,6 +414,7 @@ static int put_in_from_pool(struct fault_context *context, const struct fault *f
 {
 	uint64_t done;
 	int r = uffd_copy(fault->as->uffd, start, content, (uint64_t)n * PAGE_BYTES, !fault->write, &done);
+	FAULT_POINT("fault.pooled");
 	uint32_t pages = (uint32_t)(done / PAGE_BYTES);
 	record_from_pool(context, fault, start, pages, keep);
 	charge_commit(context->pager->charge, pages);
@@ -512,6 +516,7 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 		return FAULT_DEFERRED;
 	uint32_t below = window.down ? (uint32_t)granted - 1 : 0;
 	begin_load(context, load, as, fault->page - (uint64_t)below * PAGE_BYTES, (uint32_t)granted);
+	FAULT_POINT("fault.reading");
 	load->fault_page = below;
 	load->write = fault->write;
 	load->sequential = window.pages >= STREAM_ESTABLISHED;
@@ -546,6 +551,8 @@ enum fault_result fault_handle(struct fault_context *context, struct fault *faul
 	_Alignas(4096) uint8_t content[PAGE_BYTES];
 	struct address_space *as = fault->as;
 	shadow_entry_t entry = shadow_get(as->shadow, fault->page);
+	if (atomic_load_explicit(&as->lost, memory_order_relaxed))
+		return FAULT_DONE;
 	if (entry & ENTRY_UNKNOWN)
 		return refuse_unknown(fault);
 	switch (entry_state(entry)) {
@@ -696,6 +703,7 @@ static uint32_t put_in_run(struct fault_context *context, struct load *load, uin
 	int r = uffd_copy(as->uffd, load->start + (uint64_t)first * PAGE_BYTES, load->buffer + (uint64_t)first * PAGE_BYTES,
 			  (uint64_t)nr * PAGE_BYTES, true, &done);
 	uint32_t pages = (uint32_t)(done / PAGE_BYTES);
+	FAULT_POINT("fault.filled");
 	if (pages) {
 		record_loaded(context, load, first, pages);
 		if (load->nr_pages > 1)
@@ -795,6 +803,7 @@ int fault_reap_loads(struct fault_context *context)
 	for (int i = 0; i < n; i++) {
 		struct load *load = done[i].token;
 		load->is_read = load_verify(context, load, done[i].result);
+		FAULT_POINT("fault.read");
 		if (!load->is_read) { /* never wrong bytes: the waiters stay where they are until they are killed */
 			charge_cancel(context->pager->charge, load->nr_pages);
 			load_release(context, load);

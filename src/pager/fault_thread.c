@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/event.h"
 #include "base/log.h"
 #include "base/monotonic.h"
 #include "pager/events.h"
@@ -354,10 +355,8 @@ int fault_thread_attach(struct fault_thread *thread, struct address_space *as)
 
 void fault_thread_wake(struct fault_thread *thread)
 {
-	uint64_t one = 1;
 	atomic_store(&thread->purge, true);
-	if (write(thread->wake, &one, sizeof(one)) < 0)
-		log_debug("fault thread: cannot wake: errno %d", errno); /* only when the counter is full: then it is awake */
+	event_raise(thread->wake);
 }
 
 int fault_thread_reopen(struct fault_thread *thread)

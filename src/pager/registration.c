@@ -18,23 +18,41 @@
 /* glibc: the robust list head is at most this far from clear_child_tid (it lies 16 bytes below). */
 #define ROBUST_BEFORE 64
 #define ROBUST_AFTER 24
+#define PIN_TRIES 10
 
-void registration_pin(struct address_space *as, remote_addr_t start, remote_addr_t end)
+int registration_pin(struct address_space *as, remote_addr_t start, remote_addr_t end)
 {
 	for (remote_addr_t page = page_floor(start); page < end; page += PAGE_BYTES)
-		shadow_set(as->shadow, page, shadow_get(as->shadow, page) | ENTRY_PINNED);
+		if (!shadow_set(as->shadow, page, shadow_get(as->shadow, page) | ENTRY_PINNED))
+			return -ENOMEM;
+	return 0;
 }
 
-void registration_pin_threads(struct address_space *as)
+static int pin_thread(struct address_space *as, pid_t tid)
+{
+	remote_addr_t head;
+	int r = thread_robust_list(tid, &head);
+	if (r < 0 || !head)
+		return r == -ESRCH ? 0 : r; /* it has ended */
+	return registration_pin(as, head - ROBUST_BEFORE, head + ROBUST_AFTER);
+}
+
+static int pin_threads(struct address_space *as)
 {
 	enum { MAX_THREADS = 4096 };
 	static _Thread_local pid_t tids[MAX_THREADS];
-	int nr = process_threads(as->pid, tids, MAX_THREADS);
-	for (int i = 0; i < MIN_OF(nr, MAX_THREADS); i++) {
-		remote_addr_t head;
-		if (thread_robust_list(tids[i], &head) == 0 && head)
-			registration_pin(as, head - ROBUST_BEFORE, head + ROBUST_AFTER);
-	}
+	int nr = process_threads(as->pid, tids, MAX_THREADS), r = MIN_OF(nr, 0);
+	for (int i = 0; r == 0 && i < MIN_OF(nr, MAX_THREADS); i++)
+		r = pin_thread(as, tids[i]);
+	return r;
+}
+
+int registration_pin_threads(struct address_space *as)
+{
+	int r = pin_threads(as);
+	for (int i = 0; r < 0 && r != -ESRCH && i < PIN_TRIES; i++) /* descriptors or memory may be short for a moment */
+		r = pin_threads(as);
+	return r;
 }
 
 static bool overlaps(const struct mapping *m, remote_addr_t start, uint64_t size)
@@ -92,11 +110,12 @@ bool registration_extent(struct address_space *as, remote_addr_t page, struct ra
 }
 
 /* A mapping right above an inaccessible one is a thread's stack above its guard. */
-static void pin_thread_record(struct address_space *as, const struct mapping *m)
+static int pin_thread_record(struct address_space *as, const struct mapping *m)
 {
 	struct mapping below;
 	if (mapping_find(as->pid, as->maps, m->start - 1, &below) == 0 && !below.readable && !below.writable && !below.executable)
-		registration_pin(as, m->end - THREAD_RECORD_PAGES * PAGE_BYTES, m->end);
+		return registration_pin(as, m->end - THREAD_RECORD_PAGES * PAGE_BYTES, m->end);
+	return 0;
 }
 
 /*
@@ -116,13 +135,14 @@ static int register_around(struct address_space *as, remote_addr_t page, remote_
 	if (r < 0 || !is_eligible(as, &m) || is_registered(as, &m) || !events_settle(as) || uffd_event_pending(as->uffd))
 		return 0;
 	address_space_forget(as, m.start, m.end);
-	r = uffd_register(as->uffd, m.start, m.end - m.start, true);
+	r = pin_thread_record(as, &m);
+	if (r == 0)
+		r = uffd_register(as->uffd, m.start, m.end - m.start, true);
 	if (r < 0) {
 		log_debug("pid %d: mapping %#llx-%#llx is not paged: %s", as->pid, (unsigned long long)m.start,
 			  (unsigned long long)m.end, strerror(-r));
 		return 0;
 	}
-	pin_thread_record(as, &m);
 	remember(as, page); /* it may have become one with its neighbours */
 	return 1;
 }

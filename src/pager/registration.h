@@ -3,14 +3,15 @@
 
 #include "pager/address_space.h"
 
-/* Under no lock or the layout lock of a stopped world: flags the pages of [start, end) as never to be evicted. */
-void registration_pin(struct address_space *as, remote_addr_t start, remote_addr_t end);
+/* Under no lock or the layout lock of a stopped world: flags the pages of [start, end) as never to be evicted. 0 or -ENOMEM. */
+int registration_pin(struct address_space *as, remote_addr_t start, remote_addr_t end);
 
 /*
  * Layout lock held. Pins the pages that the kernel writes when a thread ends (clear_child_tid, robust list) for every thread there is: such a
- * write to an evicted page is lost without a message (FACTS section 3). Pins stay until the page is unmapped: glibc uses cached stacks again.
+ * write to an evicted page is lost without a message (FACTS section 3). Pins stay until the page is unmapped: glibc uses cached stacks again. 0 or -errno:
+ * there may be a thread that is not known.
  */
-void registration_pin_threads(struct address_space *as);
+int registration_pin_threads(struct address_space *as);
 
 /* True when some of [start, end) is registered now: what the kernel says. */
 bool registration_covers(const struct address_space *as, remote_addr_t start, remote_addr_t end);

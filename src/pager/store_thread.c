@@ -7,8 +7,11 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/event.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "pager/forkless.h"
 #include "pager/writeback_internal.h"
@@ -16,6 +19,8 @@
 #include "platform/userfaultfd.h"
 
 #define MAX_WRITES_IN_FLIGHT 256u
+#define KEPT_RETRY_MS 100
+#define PUT_BACK_TRIES 50000u /* of one page: 5 s at least */
 #define MAX_LEAVING 2u /* batches: the others are for what leaves the program */
 #define TURNS_TO_POOL 8u
 #define WRITES_IN_A_HURRY 2u
@@ -39,39 +44,58 @@ static void change_page(struct writeback *wb, struct batch *batch, uint32_t inde
 	lock_drop(&wb->lock);
 }
 
+/* Layout lock held. 0: the page is nobody's, or is in memory; or -errno. */
+static int put_page_back(struct writeback *wb, struct batch *batch, uint32_t i)
+{
+	struct address_space *as = batch->as;
+	struct batch_page *page = &batch->pages[i];
+	shadow_entry_t entry = page->slot != NO_SLOT ? shadow_get(as->shadow, page->addr) : 0;
+	uint64_t done;
+	if (!entry || entry_slot(entry) != page->slot)
+		return 0;
+	if (entry_state(entry) == STATE_RESIDENT) { /* taken back already; the slot has no content */
+		shadow_set(as->shadow, page->addr, (uint32_t)entry);
+		swap_put(wb->pager->swap, page->slot);
+		return 0;
+	}
+	change_page(wb, batch, i, false);
+	int r = uffd_copy(as->uffd, page->addr, batch->buffer + i * PAGE_BYTES, PAGE_BYTES, false, &done);
+	if (r < 0 && r != -EEXIST && r != -ENOENT) /* those two: it is there, or its mapping is gone, whatever the entry says */
+		return r;
+	charge_prepare_forced(wb->pager->charge, done / PAGE_BYTES);
+	charge_commit(wb->pager->charge, done / PAGE_BYTES);
+	forkless_note_unknown(as, page->addr);
+	shadow_set(as->shadow, page->addr, done ? entry_make(STATE_RESIDENT, NO_SLOT, 0, 0, entry & ENTRY_PINNED) : entry & ENTRY_PINNED);
+	swap_put(wb->pager->swap, page->slot);
+	return 0;
+}
+
 /*
  * A write failed. The pages of the batch are still in its buffer: those that nobody has taken back yet go to the program at once, over the
- * limit if need be. A page that is gone meanwhile is nobody's loss.
+ * limit if need be. A page that is gone meanwhile is nobody's loss. While an event is unread none goes (EAGAIN): the lock is let go for who reads it.
  */
 static void put_batch_back(struct writeback *wb, struct batch *batch)
 {
+	static const struct timespec nap = {.tv_nsec = 100000};
 	struct address_space *as = batch->as;
+	int r = 0;
 	lock_take(&as->layout);
-	for (uint32_t i = 0; i < batch->nr_pages; i++) {
-		struct batch_page *page = &batch->pages[i];
-		shadow_entry_t entry = page->slot != NO_SLOT ? shadow_get(as->shadow, page->addr) : 0;
-		if (!entry || entry_slot(entry) != page->slot)
+	for (uint32_t i = 0, tries = 0; i < batch->nr_pages && r != -ESRCH;) {
+		r = put_page_back(wb, batch, i);
+		if (r == 0) {
+			i++;
+			tries = 0;
+		}
+		if (r == 0 || r == -ESRCH)
 			continue;
-		if (entry_state(entry) == STATE_RESIDENT) { /* taken back already; the slot has no content */
-			shadow_set(as->shadow, page->addr, (uint32_t)entry);
-			swap_put(wb->pager->swap, page->slot);
+		if ((r == -EAGAIN || r == -ENOMEM) && tries++ < PUT_BACK_TRIES) {
+			lock_drop(&as->layout);
+			nanosleep(&nap, NULL);
+			lock_take(&as->layout);
 			continue;
 		}
-		uint64_t done;
-		change_page(wb, batch, i, false);
-		int r = uffd_copy(as->uffd, page->addr, batch->buffer + i * PAGE_BYTES, PAGE_BYTES, false, &done);
-		if (r == -ESRCH)
-			break;
-		if (r < 0) {
-			wb->pager->callbacks.fatal(wb->pager->callbacks.context,
-						   "the swap file failed and an evicted page could not be put back");
-			break;
-		}
-		charge_prepare_forced(wb->pager->charge, 1);
-		charge_commit(wb->pager->charge, 1);
-		forkless_note_unknown(as, page->addr);
-		shadow_set(as->shadow, page->addr, entry_make(STATE_RESIDENT, NO_SLOT, 0, 0, entry & ENTRY_PINNED));
-		swap_put(wb->pager->swap, page->slot);
+		wb->pager->callbacks.fatal(wb->pager->callbacks.context, "the swap file failed and an evicted page could not be put back");
+		break;
 	}
 	lock_drop(&as->layout);
 }
@@ -91,8 +115,8 @@ static void mark_swapped(struct batch *batch)
 }
 
 /*
- * The batch is free again. One whose write failed stays as long as other processes share content that exists nowhere else; no more pages are
- * evicted then, so nobody misses it.
+ * The batch is free again. One whose write failed stays as long as other processes share content that exists nowhere else. No more pages are
+ * evicted then, so nobody misses it; when only space was short it is written again later.
  */
 static void release(struct writeback *wb, struct batch *batch)
 {
@@ -124,12 +148,17 @@ static void finish_from_pool(struct writeback *wb, struct batch *batch)
 
 static void finish(struct writeback *wb, struct batch *batch)
 {
-	if (batch->error && !wb->failed)
+	bool is_full = swap_error_is_about_space(batch->error); /* as if there were no slots left */
+	wb->nr_full = is_full ? wb->nr_full + 1 : 0;
+	if (wb->nr_full > 1) /* the first may be over already */
+		swap_note_no_space(wb->pager->swap);
+	if (batch->error && !is_full && !wb->failed)
 		log_error("cannot write to swap file %s: %s: no more pages are evicted", swap_path(wb->pager->swap),
 			  strerror(-batch->error));
-	wb->failed |= batch->error < 0;
+	wb->failed |= batch->error < 0 && !is_full;
 	wb->nr_unstored -= batch->nr_unstored;
 	batch->nr_unstored = 0;
+	FAULT_POINT("store.written");
 	if (!batch->as)
 		finish_from_pool(wb, batch);
 	else if (batch->error)
@@ -137,6 +166,7 @@ static void finish(struct writeback *wb, struct batch *batch)
 	else
 		mark_swapped(batch);
 	release(wb, batch);
+	FAULT_POINT("store.done");
 }
 
 /* Writes [first, first + nr) of the batch, whose slots are contiguous. */
@@ -147,6 +177,7 @@ static void write_run(struct writeback *wb, struct batch *batch, uint32_t first,
 	while (swap_io_write(wb->io, batch->pages[first].slot, nr, batch->buffer + first * PAGE_BYTES, batch) == -EAGAIN)
 		reap(wb, true);
 	batch->writes_pending++;
+	FAULT_POINT("store.writing");
 	stat_add(wb->pager->stats, swap_out, nr);
 }
 
@@ -183,6 +214,7 @@ static void store_in_pool(struct writeback *wb, struct batch *batch)
 		batch->to_store[i] = !pool_store(wb->pager->pool, wb->compressor, batch->pages[i].slot, batch->buffer + i * PAGE_BYTES);
 		stored += !batch->to_store[i];
 	}
+	FAULT_POINT("store.compressed");
 	stat_add(wb->pager->stats, pool_out, stored);
 	batch->nr_unstored -= (uint32_t)stored;
 	wb->nr_unstored -= stored;
@@ -259,13 +291,14 @@ static bool shrink_pool(struct writeback *wb)
 	uint64_t memory = atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed);
 	uint64_t leaving = (uint64_t)wb->nr_leaving * BATCH_PAGES;
 	if (wb->failed || wb->nr_leaving == MAX_LEAVING || memory <= target + (target ? BATCH_PAGES : 0) + leaving / 2 ||
-	    pool_nr_pages(pager->pool) <= leaving)
+	    pool_nr_pages(pager->pool) <= leaving || swap_has_no_space(pager->swap))
 		return false;
 	struct batch *batch = writeback_try_take(wb, NULL);
 	if (!batch)
 		return false;
 	wb->nr_leaving++;
 	take_from_pool(wb, batch);
+	FAULT_POINT("store.leaving");
 	bool some = batch->nr_pages;
 	write_batch(wb, batch);
 	return some;
@@ -275,9 +308,6 @@ static void reap(struct writeback *wb, bool wait)
 {
 	struct swap_completion done[16];
 	int n;
-	for (uint32_t i = 0; wb->failed && i < wb->nr_batches; i++)
-		if (wb->batches[i].is_kept)
-			release(wb, &wb->batches[i]);
 	do {
 		n = swap_io_reap(wb->io, done, ARRAY_LEN(done), wait);
 		for (int i = 0; i < n; i++) {
@@ -293,17 +323,43 @@ static void reap(struct writeback *wb, bool wait)
 
 void store_thread_ask(struct writeback *wb)
 {
-	uint64_t one = 1;
 	wb->requests++;
-	if (write(wb->event, &one, sizeof(one)) < 0)
-		log_debug("store: event: errno %d", errno);
+	event_raise(wb->event);
+}
+
+/* Those that others still need are written again, if the disk was only full. True: some were. */
+static bool retry_kept(struct writeback *wb)
+{
+	bool some = false;
+	for (uint32_t i = 0; i < wb->nr_batches; i++) {
+		struct batch *batch = &wb->batches[i];
+		if (batch->is_kept)
+			release(wb, batch);
+		if (!batch->is_kept || wb->failed || swap_has_no_space(wb->pager->swap))
+			continue;
+		batch->is_kept = false;
+		batch->error = 0;
+		for (uint32_t k = 0; k < batch->nr_pages; k++)
+			batch->to_store[k] = batch->pages[k].slot != NO_SLOT;
+		write_batch(wb, batch);
+		some = true;
+	}
+	return some;
+}
+
+static bool has_kept(const struct writeback *wb)
+{
+	for (uint32_t i = 0; i < wb->nr_batches; i++)
+		if (wb->batches[i].is_kept)
+			return true;
+	return false;
 }
 
 static void wait_for_work(struct writeback *wb)
 {
 	uint64_t count;
 	struct pollfd fds[] = {{.fd = wb->event, .events = POLLIN}, {.fd = swap_io_fd(wb->io), .events = POLLIN}};
-	poll(fds, ARRAY_LEN(fds), -1);
+	poll(fds, ARRAY_LEN(fds), has_kept(wb) ? KEPT_RETRY_MS : -1);
 	if (read(wb->event, &count, sizeof(count)) < 0 && errno != EAGAIN)
 		log_debug("store: event: errno %d", errno);
 }
@@ -345,7 +401,7 @@ static void *store_thread_main(void *argument)
 		reap(wb, false);
 		if (batch)
 			store_batch(wb, batch);
-		if (batch || shrink_pool(wb))
+		if (batch || shrink_pool(wb) || retry_kept(wb))
 			continue;
 		if (!swap_io_in_flight(wb->io)) {
 			answer(wb, request);

@@ -34,6 +34,7 @@ struct writeback {
 	struct swap_io *io;
 	struct pool_compressor *compressor;
 	uint32_t nr_leaving; /* batches of pages that leave the pool */
+	uint32_t nr_full;    /* writes in a row that met a full disk */
 	uint64_t turn;       /* batches that came to a full pool */
 };
 

@@ -53,6 +53,8 @@ struct procmap_query {
 #define PROCMAP_QUERY_VMA_SHARED 8
 #endif
 
+#define SCAN_TRIES 10
+
 static int open_file_of(pid_t pid, const char *name)
 {
 	char path[48];
@@ -90,13 +92,15 @@ int pagemap_scan(int pagemap_fd, const struct pagemap_query *query, struct page_
 		.category_anyof_mask = query->any,
 		.return_mask = query->report,
 	};
-	int n;
+	int n = -1;
 
 	if (query->start >= query->end) {
 		*ret_walked_to = query->end;
 		return 0;
 	}
-	n = ioctl(pagemap_fd, PAGEMAP_SCAN, &arg);
+	errno = ENOMEM;
+	for (int i = 0; n < 0 && errno != ESRCH && i < SCAN_TRIES; i++) /* it takes memory for its answer, which may be short for a moment */
+		n = ioctl(pagemap_fd, PAGEMAP_SCAN, &arg);
 	if (n < 0)
 		return -errno;
 	*ret_walked_to = arg.walk_end;

@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <unistd.h>
 
+#define REGISTER_TRIES 10
+
 /* ioctl(2) on a userfaultfd: 0 or -errno; the request numbers do not fit the signed type some C libraries declare. */
 static int uffd_ioctl(int uffd, unsigned long request, void *arg)
 {
@@ -23,7 +25,11 @@ int uffd_register(int uffd, remote_addr_t start, uint64_t len, bool write_protec
 		.mode = UFFDIO_REGISTER_MODE_MISSING | (write_protect ? UFFDIO_REGISTER_MODE_WP : 0),
 	};
 
-	return uffd_ioctl(uffd, UFFDIO_REGISTER, &reg);
+	int r = -ENOMEM;
+
+	for (int i = 0; r == -ENOMEM && i < REGISTER_TRIES; i++) /* memory may be short for a moment */
+		r = uffd_ioctl(uffd, UFFDIO_REGISTER, &reg);
+	return r;
 }
 
 int uffd_unregister(int uffd, remote_addr_t start, uint64_t len)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,8 @@
 #define CLUSTER_BYTES ((off_t)CLUSTER_SLOTS * (off_t)PAGE_BYTES)
 #define KEEP_EMPTY_CLUSTERS 4u /* ready for the next evictions without asking the file system */
 #define PUNCH_AT_ONCE 16u
-#define FULL_RETRY_NS 10000000ull /* a full disk is asked again this often */
+#define FULL_RETRY_NS 10000000ull /* a full disk is asked again this often ... */
+#define WRITE_RETRY_NS 100000000ull /* ... and this often by writing to it, where the file system promises nothing */
 
 struct swap {
 	struct swap_claim claim;
@@ -39,6 +41,7 @@ struct swap {
 	struct slot_map *map;
 	uint64_t full_until_ns; /* growing failed: not tried again before */
 	int grow_error;         /* and why: -errno */
+	_Atomic uint64_t no_space_until_ns; /* a write met a full disk: nothing is given out before */
 	off_t ahead_from, ahead_to; /* allocator's thread: space at the end of the file, promised and not used by any cluster yet */
 	struct trimmer *trimmer;
 	void (*freed)(void *context, slot_t slot);
@@ -334,15 +337,26 @@ void swap_apply_cipher(const struct swap *swap, slot_t slot, void *page)
 		cipher_apply(key, slot & ~SLOT_OF_BASE, swap_checksum(swap, slot), page);
 }
 
-static bool is_about_space(int error)
+bool swap_error_is_about_space(int error)
 {
 	return error == -ENOSPC || error == -EDQUOT || error == -EFBIG;
+}
+
+void swap_note_no_space(struct swap *swap)
+{
+	atomic_store(&swap->no_space_until_ns, monotonic_ns() + WRITE_RETRY_NS);
+}
+
+bool swap_has_no_space(const struct swap *swap)
+{
+	uint64_t until = atomic_load_explicit(&swap->no_space_until_ns, memory_order_relaxed);
+	return until && monotonic_ns() < until;
 }
 
 /* Lock held. An attempt to grow has ended; that the disk fails, and is not just full, is said once. */
 static void note_growth(struct swap *swap, int error)
 {
-	if (error < 0 && error != swap->grow_error && !is_about_space(error))
+	if (error < 0 && error != swap->grow_error && !swap_error_is_about_space(error))
 		log_error("cannot get space for swap file %s: %s", swap->path, strerror(-error));
 	swap->grow_error = error;
 	swap->full_until_ns = error < 0 ? monotonic_ns() + FULL_RETRY_NS : 0;
@@ -350,6 +364,8 @@ static void note_growth(struct swap *swap, int error)
 
 int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *ret_nr)
 {
+	if (swap_has_no_space(swap))
+		return -ENOSPC;
 	for (;;) {
 		uint32_t cluster;
 		lock_take(&swap->lock);
@@ -362,7 +378,7 @@ int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *re
 			continue;
 		}
 		if (r != -EAGAIN)
-			return r < 0 && grow_error < 0 && !is_about_space(grow_error) ? grow_error : r == -ENOMEM ? -ENOSPC : r;
+			return r < 0 && grow_error < 0 && !swap_error_is_about_space(grow_error) ? grow_error : r == -ENOMEM ? -ENOSPC : r;
 		r = reserve_cluster(swap, cluster);
 		lock_take(&swap->lock);
 		slot_map_finish_reserve(swap->map, cluster, r == 0);

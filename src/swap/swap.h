@@ -105,6 +105,13 @@ uint64_t swap_seed(const struct swap *swap);
 int swap_alloc(struct swap *swap, uint32_t want, slot_t *ret_first, uint32_t *ret_nr);
 
 /*
+ * Some file systems promise nothing: there a full disk shows in a write. Whoever meets that says so, and swap_alloc gives nothing out (-ENOSPC) for a moment. Any thread.
+ */
+bool swap_error_is_about_space(int error);
+void swap_note_no_space(struct swap *swap);
+bool swap_has_no_space(const struct swap *swap);
+
+/*
  * Called when the last reference of a slot is given back, before the slot can be taken again: by any thread, with the swap's lock held. Set once,
  * before slots are taken.
  */

@@ -8,6 +8,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/event.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "swap/swap_internal.h"
 #include "swap/write_behind.h"
@@ -108,6 +110,7 @@ uint32_t swap_io_in_flight(const struct swap_io *io)
  */
 static bool advance(struct request *request, ssize_t n)
 {
+	n = request->is_write ? FAULT_TRANSFER("swap write", request->buffer, n) : FAULT_TRANSFER("swap read", request->buffer, n);
 	if (n == -EINTR || n == -EAGAIN || n == -ECANCELED)
 		return false;
 	if (n <= 0) {
@@ -159,11 +162,10 @@ static bool submit(struct swap_io *io, struct request *request)
 
 static void start_now(struct swap_io *io, struct request *request)
 {
-	uint64_t one = 1;
 	transfer_now(request);
 	io->done[io->nr_done++] = request;
-	if (io->event >= 0 && write(io->event, &one, sizeof(one)) < 0)
-		log_debug("swap: event: errno %d", errno);
+	if (io->event >= 0)
+		event_raise(io->event);
 }
 
 static int start(struct swap_io *io, slot_t first, uint32_t nr_slots, void *buffer, bool is_write, void *token)

@@ -1,0 +1,19 @@
+"""What happens when something fails inside membox: a selection of tests/faults (docs/reliability.md)."""
+import os
+import pathlib
+
+import pytest
+
+from boxes import ROOT, execute, need_membox, need_root, scale
+
+MEMBOX_FAULTS = pathlib.Path(os.environ.get("MEMBOX_FAULTS", ROOT / "build-check/clang/membox"))
+
+
+@pytest.mark.parametrize("words", [("--sample", scale(50, 400)), ("--kills", scale(30, 1000))], ids=["faults", "kills"])
+def test_faults(words):
+    need_membox()
+    need_root("to restore a checkpoint")
+    if not MEMBOX_FAULTS.exists() or b"MEMBOX_FAULT" not in MEMBOX_FAULTS.read_bytes():
+        pytest.skip(f"{MEMBOX_FAULTS} is not built with -Dfaults=true")
+    status, stdout, stderr, _ = execute([ROOT / "tests/faults/faults.py", *words], env={"MEMBOX_FAULTS": str(MEMBOX_FAULTS)})
+    assert status == 0, f"{stdout.decode()[-6000:]}\n{stderr[-2000:]}"
