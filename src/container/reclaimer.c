@@ -211,7 +211,7 @@ static uint64_t pool_share(const struct container *c, uint64_t memory)
 {
 	uint64_t most = atomic_load(&c->pool_most), left = memory - MIN_OF(memory, POOL_LEAVES);
 	if (most == POOL_AUTO)
-		return MIN_OF(memory / 100 * POOL_AUTO_PERCENT, left);
+		return pool_fit_pages(&c->pager.pool_fit, MIN_OF(memory / 100 * POOL_AUTO_PERCENT, left));
 	return MIN_OF(most >> PAGE_SHIFT, memory / 100 * POOL_MAX_PERCENT);
 }
 

@@ -430,6 +430,7 @@ static enum fault_result fill_from_pool(struct fault_context *context, struct fa
 {
 	struct address_space *as = fault->as;
 	bool keep = window.pages > 1 && !fault->write;
+	uint8_t evicted = entry_epoch(shadow_get(as->shadow, fault->page));
 	uint64_t used = 0;
 	uint32_t filled = 0;
 	int error = 0;
@@ -453,6 +454,7 @@ static enum fault_result fill_from_pool(struct fault_context *context, struct fa
 	charge_cancel(context->pager->charge, granted - used);
 	as->fills += used > 0;
 	if (filled) {
+		pager_note_from_pool(context->pager, evicted);
 		note_filled(as, window.down ? fault->page - (uint64_t)(filled - 1) * PAGE_BYTES : fault->page, filled, window);
 		stat_add(context->pager->stats, readahead, filled - 1);
 	}

@@ -67,6 +67,7 @@ int pager_init(struct pager *pager, struct swap *swap, struct stats *stats, stru
 	       const struct pager_callbacks *callbacks)
 {
 	*pager = (struct pager){.swap = swap, .stats = stats, .charge = charge, .home = *home, .callbacks = *callbacks};
+	pool_fit_init(&pager->pool_fit);
 	int r = swap ? begin_swap(pager) : 0;
 	if (r == 0)
 		begin_trace(pager);
@@ -107,10 +108,20 @@ int pager_set_swap(struct pager *pager, struct swap *swap)
 	return r;
 }
 
+static uint64_t epoch_pages(const struct pager *pager)
+{
+	return MAX_OF(charge_limit(pager->charge) / CLOCK_EPOCHS_PER_MEMORY, 1);
+}
+
 uint8_t pager_epoch(const struct pager *pager)
 {
-	uint64_t unit = MAX_OF(charge_limit(pager->charge) / CLOCK_EPOCHS_PER_MEMORY, 1);
-	return (uint8_t)(atomic_load_explicit(&pager->evicted, memory_order_relaxed) / unit);
+	return (uint8_t)(atomic_load_explicit(&pager->evicted, memory_order_relaxed) / epoch_pages(pager));
+}
+
+void pager_note_from_pool(struct pager *pager, uint8_t evicted)
+{
+	uint8_t epochs = (uint8_t)(pager_epoch(pager) - evicted);
+	pool_fit_note(&pager->pool_fit, epochs * epoch_pages(pager), atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed));
 }
 
 unsigned pager_age_at_refault(const struct pager *pager, remote_addr_t page, uint8_t evicted)

@@ -9,6 +9,7 @@
 #include "base/types.h"
 #include "pool/pool.h"
 #include "reclaim/charge.h"
+#include "reclaim/pool_fit.h"
 #include "stats/stats.h"
 #include "stats/trace.h"
 #include "swap/swap.h"
@@ -40,6 +41,7 @@ struct pager {
 	struct swap *swap; /* NULL: none */
 	struct pool *pool; /* NULL: none; comes and goes with the swap file */
 	_Atomic uint64_t pool_target; /* pages of memory that the pool may take */
+	struct pool_fit pool_fit;     /* what it should take of what it may */
 	struct writeback *writeback;
 	struct stats *stats;
 	struct trace *trace;         /* NULL: none (the environment's MEMBOX_TRACE) */
@@ -73,6 +75,9 @@ int pager_set_swap(struct pager *pager, struct swap *swap);
 
 /* Now in epochs of refault distance (CLOCK_EPOCHS_PER_MEMORY). */
 uint8_t pager_epoch(const struct pager *pager);
+
+/* A page that was evicted in this epoch comes back from the pool. */
+void pager_note_from_pool(struct pager *pager, uint8_t evicted);
 
 /* The age of a page that was evicted in this epoch and comes back now. */
 unsigned pager_age_at_refault(const struct pager *pager, remote_addr_t page, uint8_t evicted);
