@@ -13,7 +13,7 @@
 #include "platform/pagemap.h"
 
 #define BUFFER_PAGES 256
-#define RUNS_AT_ONCE 64
+#define RUNS_AT_ONCE 512
 
 struct pages_writer {
 	struct swap *swap;
@@ -49,6 +49,7 @@ struct job {
 	Image__Extent ***extents;      /* where they go */
 	size_t *nr_extents;
 	int memory; /* /proc/PID/mem, or the object's file */
+	int pagemap;
 	bool is_tracked; /* every change of the mapping is seen: what has been stored can be remembered */
 };
 
@@ -267,31 +268,35 @@ static int save_swapped(struct job *job, const struct page_run *run)
 	return r;
 }
 
-static int save_run(struct job *job, const struct page_run *run)
+/* Pages that are read, as many at a time as the buffer holds. */
+static int save_range(struct job *job, remote_addr_t start, remote_addr_t end)
 {
 	int r = 0;
-	if (run->categories & PAGE_SWAPPED)
-		return save_swapped(job, run);
-	for (remote_addr_t at = run->start; r == 0 && at < run->end;) {
-		uint32_t nr = (uint32_t)MIN_OF((run->end - at) / PAGE_BYTES, BUFFER_PAGES);
-		r = save_pages(job, at, nr);
-		at += nr * PAGE_BYTES;
+	while (r == 0 && start < end) {
+		uint32_t nr = (uint32_t)MIN_OF((end - start) / PAGE_BYTES, BUFFER_PAGES);
+		r = save_pages(job, start, nr);
+		start += nr * PAGE_BYTES;
 	}
 	return r;
 }
 
-/* Pages of the process's own, also those that the system has swapped out. Pages of files, and the kernel's page of zeros, are not. */
-static int save_resident(struct job *job, int pagemap)
+static int save_run(struct job *job, const struct page_run *run)
 {
-	struct pagemap_query query = {.start = job->mapping->start,
-				      .end = job->mapping->end,
+	return run->categories & PAGE_SWAPPED ? save_swapped(job, run) : save_range(job, run->start, run->end);
+}
+
+/* Pages of the process's own, also those that the system has swapped out. Pages of files, and the kernel's page of zeros, are not. */
+static int save_resident(struct job *job, remote_addr_t start, remote_addr_t end)
+{
+	struct pagemap_query query = {.start = start,
+				      .end = end,
 				      .forbid = PAGE_FILE | PAGE_ZERO,
 				      .any = PAGE_PRESENT | PAGE_SWAPPED,
 				      .report = PAGE_PRESENT | PAGE_SWAPPED};
 	struct page_run runs[RUNS_AT_ONCE];
 	while (query.start < query.end) {
 		uint64_t walked = query.start;
-		int nr = pagemap_scan(pagemap, &query, runs, RUNS_AT_ONCE, &walked);
+		int nr = pagemap_scan(job->pagemap, &query, runs, RUNS_AT_ONCE, &walked);
 		if (nr < 0)
 			return fail(job, nr, "its page tables cannot be read");
 		for (int i = 0; i < nr; i++) {
@@ -304,18 +309,59 @@ static int save_resident(struct job *job, int pagemap)
 	return 0;
 }
 
+/* Nobody has written here since the pages were protected: what was stored while the process ran is right, where that was done. */
+static int save_unwritten(struct job *job, remote_addr_t start, remote_addr_t end)
+{
+	int r = 0;
+	while (r == 0 && start < end) {
+		struct stored_run saved = snapshot_next_saved(job->as, start, end);
+		remote_addr_t known = saved.nr_pages ? saved.start : end;
+		r = start < known ? save_resident(job, start, known) : 0;
+		start = known + saved.nr_pages * PAGE_BYTES;
+		if (r < 0 || saved.slot == NO_SLOT)
+			continue;
+		if (swap_pin_run(job->writer->swap, saved.slot, saved.nr_pages) < 0)
+			return saved_no_memory(job->p->saving);
+		r = add_extent(job, saved.start, saved.nr_pages, saved.slot, true);
+	}
+	return r;
+}
+
+/* A mapping whose pages are watched. What the kernel takes for written to may also be a hole. */
+static int save_watched(struct job *job)
+{
+	struct pagemap_query query = {.start = job->mapping->start, .end = job->mapping->end, .require = PAGE_WRITTEN, .report = PAGE_WRITTEN};
+	struct page_run runs[RUNS_AT_ONCE];
+	int r = 0;
+	for (uint64_t walked; r == 0 && query.start < query.end; query.start = walked) {
+		remote_addr_t at = query.start;
+		int nr = pagemap_scan(job->pagemap, &query, runs, RUNS_AT_ONCE, &walked);
+		if (nr < 0)
+			return fail(job, nr, "its page tables cannot be read");
+		for (int i = 0; r == 0 && i < nr; i++) {
+			r = save_unwritten(job, at, runs[i].start);
+			if (r == 0)
+				r = save_resident(job, runs[i].start, runs[i].end);
+			at = runs[i].end;
+		}
+		if (r == 0)
+			r = save_unwritten(job, at, walked);
+	}
+	return r;
+}
+
 static int compare_extents(const void *a, const void *b)
 {
 	const Image__Extent *const *x = a, *const *y = b;
 	return (*x)->start < (*y)->start ? -1 : (*x)->start > (*y)->start;
 }
 
-static int save_mapping(struct job *job, int pagemap)
+static int save_mapping(struct job *job)
 {
 	job->is_tracked = job->as && is_anonymous(job) && snapshot_is_registered(job->as, job->mapping->start, job->mapping->end);
 	int r = job->as && is_anonymous(job) ? save_evicted(job) : 0;
 	if (r == 0)
-		r = save_resident(job, pagemap);
+		r = job->is_tracked ? save_watched(job) : save_resident(job, job->mapping->start, job->mapping->end);
 	if (r == 0 && *job->nr_extents)
 		qsort(*job->extents, *job->nr_extents, sizeof(**job->extents), compare_extents);
 	return r;
@@ -333,17 +379,19 @@ int pages_save(struct saved_process *p, struct address_space *as)
 {
 	struct job job = {.p = p, .writer = p->saving->writer, .as = as, .memory = open_memory(p->pid, O_RDONLY)};
 	_cleanup_close_ int memory = job.memory;
-	_cleanup_close_ int pagemap = pagemap_open(p->pid);
+	_cleanup_close_ int pagemap = job.pagemap = pagemap_open(p->pid);
 	int r = memory < 0 ? memory : MIN_OF(pagemap, 0);
 	if (r < 0)
 		return fail(&job, r, "its memory cannot be looked at");
+	if (as && !snapshot_is_settled(as))
+		return fail(&job, -EBUSY, "its layout was just changing");
 	for (size_t i = 0; r == 0 && i < p->message->memory->n_mappings; i++) {
 		Image__Mapping *m = p->message->memory->mappings[i];
 		job.mapping = m;
 		job.extents = &m->extents;
 		job.nr_extents = &m->n_extents;
 		if (job.mapping->flags & MAP_PRIVATE && job.mapping->kind != IMAGE__MAPPING__KIND__KERNEL)
-			r = save_mapping(&job, pagemap);
+			r = save_mapping(&job);
 	}
 	return r;
 }
@@ -351,8 +399,7 @@ int pages_save(struct saved_process *p, struct address_space *as)
 int pages_save_file(struct saved_process *p, Image__Object *object, int fd, uint64_t from, uint64_t to)
 {
 	struct job job = {.p = p, .writer = p->saving->writer, .memory = fd, .extents = &object->extents, .nr_extents = &object->n_extents};
-	const struct page_run run = {.start = page_floor(from), .end = page_ceil(to)};
-	return save_run(&job, &run);
+	return save_range(&job, page_floor(from), page_ceil(to));
 }
 
 /* --- restore --- */

@@ -16,30 +16,31 @@
 #include "container/container.h"
 #include "container/freeze.h"
 #include "container/hold.h"
+#include "container/precopy_rounds.h"
 #include "container/save_point.h"
-#include "container/squeeze.h"
 #include "platform/process.h"
 #include "swap/cipher.h"
 
 #define FREEZE_PATIENCE_NS 5000000000ull
 
-enum save_stage {
-	SAVE_EVICTS, /* while the program runs: what is written now need not be written while it stands still */
-	SAVE_HOLDS,
-};
 
 struct save {
 	struct container *c;
-	enum save_stage stage;
-	struct squeeze squeeze;
+	struct precopy *precopy;
+	bool is_precopied;
+	uint64_t precopied;      /* pages that it has written */
 	bool leave_running;
 	uint64_t holds_since_ns;
 	struct image_draft draft;
 	struct saving saving;
 };
 
-static void save_free(struct save *save)
+void save_free(struct save *save)
 {
+	if (!save)
+		return;
+	precopy_free(save->precopy);
+	save->c->is_being_saved = false;
 	image_draft_end(&save->draft);
 	arena_release(&save->saving.arena);
 	free(save);
@@ -49,6 +50,8 @@ static int check_container(const struct container *c, struct checkpoint_error *e
 {
 	if (!c->swap)
 		return checkpoint_fail(error, -ENOENT, "the container has no swap file, which the checkpoint is to be made of (membox swapon gives it one)");
+	if (c->is_being_saved)
+		return checkpoint_fail(error, -EBUSY, "another checkpoint is under way");
 	if (c->swapoff || c->parking != PARKING_NOT || c->frozen)
 		return checkpoint_fail(error, -EBUSY, "the container is parked or stopped, or its swap file is leaving");
 	return 0;
@@ -61,17 +64,13 @@ int save_begin(struct container *c, const char *path, bool leave_running, struct
 	if (!save)
 		return r < 0 ? r : checkpoint_fail(error, -ENOMEM, "checkpoint: %s", strerror(ENOMEM));
 	save->c = c;
+	c->is_being_saved = true;
 	save->draft.folder = -1;
 	save->leave_running = leave_running;
 	save->saving.is_isolated = c->config->isolate;
-	save->stage = leave_running ? SAVE_HOLDS : SAVE_EVICTS;
-	save->holds_since_ns = monotonic_ns();
 	r = image_draft_begin(path, &save->draft, error);
-	if (r == 0 && !leave_running) {
-		r = container_squeeze_begin(c, UINT64_MAX, &save->squeeze);
-		if (r < 0)
-			checkpoint_fail(error, r, "another reclaim or park is under way");
-	}
+	if (r == 0 && precopy_new(c, &save->precopy) < 0)
+		r = checkpoint_fail(error, -ENOMEM, "checkpoint: %s", strerror(ENOMEM));
 	if (r < 0) {
 		save_free(save);
 		return r;
@@ -243,7 +242,7 @@ static int store_folder(struct save *save)
 	if (swap_is_encrypted(swap))
 		pages->key = (ProtobufCBinaryData){CIPHER_KEY_BYTES, (uint8_t *)(uintptr_t)swap_key(swap)};
 	pages->nr_pages = save->saving.count.pages;
-	pages->written = save->saving.count.written;
+	pages->written = save->saving.count.written + save->precopied;
 	_cleanup_free_ uint64_t *checksums = calloc(pages->nr_slots + 1, sizeof(*checksums));
 	if (!checksums)
 		return saved_no_memory(&save->saving);
@@ -299,6 +298,11 @@ static void forget_description(struct save *save)
 	save->saving = (struct saving){.is_isolated = save->saving.is_isolated};
 }
 
+static int fail_hold(struct checkpoint_error *error)
+{
+	return checkpoint_fail(error, -ETIMEDOUT, "a process could not be held (it may be inside vfork; try again)");
+}
+
 static int step_hold(struct save *save, struct save_result *result)
 {
 	struct checkpoint_error *error = &save->saving.error;
@@ -307,7 +311,7 @@ static int step_hold(struct save *save, struct save_result *result)
 	if (r == -EBUSY && begin - save->holds_since_ns < FREEZE_PATIENCE_NS)
 		return -EINPROGRESS;
 	if (r == -EBUSY)
-		return checkpoint_fail(error, -ETIMEDOUT, "a process could not be held (it may be inside vfork; try again)");
+		return fail_hold(error);
 	if (r < 0)
 		return checkpoint_fail(error, r, "the compressed pool cannot be written to the swap file %.200s", swap_path(save->c->swap));
 	FAULT_POINT("checkpoint.held");
@@ -332,20 +336,36 @@ static int step_hold(struct save *save, struct save_result *result)
 		kill_held(save);
 	else if (!go_on)
 		container_save_point_end(save->c);
-	*result = (struct save_result){save->saving.count.pages, save->saving.count.written, frozen_ns / 1000};
+	*result = (struct save_result){save->saving.count.pages, save->saving.count.written + save->precopied, frozen_ns / 1000};
 	return r;
+}
+
+/* What is written now need not be written while nobody runs. */
+static int step_precopy(struct save *save)
+{
+	struct checkpoint_error *error = &save->saving.error;
+	int r = precopy_step(save->precopy);
+	if (r == -EINPROGRESS)
+		return r;
+	save->precopied = precopy_written(save->precopy);
+	save->holds_since_ns = monotonic_ns();
+	if (r == -EBUSY)
+		return checkpoint_fail(error, r, "the container was parked or stopped meanwhile");
+	if (r == -ETIMEDOUT)
+		return fail_hold(error);
+	if (r == -ENOSPC)
+		return checkpoint_fail(error, r, "the swap file %.200s is full: it has no room for what is still in memory", swap_path(save->c->swap));
+	if (r < 0)
+		return checkpoint_fail(error, r, "swap file %.200s: %s", swap_path(save->c->swap), strerror(-r));
+	save->is_precopied = true;
+	FAULT_POINT("checkpoint.precopied");
+	return 0;
 }
 
 int save_step(struct save **save, struct save_result *result, struct checkpoint_error *error)
 {
 	struct save *s = *save;
-	uint64_t pages;
-	int r = s->stage == SAVE_EVICTS ? container_squeeze_step(s->c, &s->squeeze, &pages) : 0;
-	if (r == 0 && s->stage == SAVE_EVICTS) {
-		s->stage = SAVE_HOLDS;
-		s->holds_since_ns = monotonic_ns();
-		FAULT_POINT("checkpoint.evicted");
-	}
+	int r = s->is_precopied ? 0 : step_precopy(s);
 	if (r == 0)
 		r = step_hold(s, result);
 	if (r == -EINPROGRESS)

@@ -2,7 +2,7 @@
  * `membox checkpoint`: what is in memory is written into the swap file beside what is there already, and a folder is made of the swap file and a description of
  * the processes (image.h). Container thread.
  *
- *   evict while running (unless it goes on) → hold everybody → write the rest, describe, commit → kill everybody, or let them go on
+ *   write what is in memory while everybody runs, in rounds → hold everybody → write the rest, describe, commit → kill everybody, or let them go on
  *
  * Until the commit, which is the renaming of a folder, nothing has changed for the container, and an earlier checkpoint of the same name is intact.
  */
@@ -24,3 +24,6 @@ int save_begin(struct container *c, const char *path, bool leave_running, struct
 
 /* -EINPROGRESS; or the end, when *save is freed: 0, or -errno with the reason and everybody going on. */
 int save_step(struct save **save, struct save_result *result, struct checkpoint_error *error);
+
+/* Gives one up that has not ended: nothing is left of it. NULL is allowed. */
+void save_free(struct save *save);

@@ -41,6 +41,7 @@ enum release { RELEASE_NOT, RELEASE_BRINGS_BACK, RELEASE_LETS_GO, RELEASE_DONE }
 
 struct bring_back;
 struct hold;
+struct precopy;
 struct reclaimer;
 
 struct container {
@@ -60,6 +61,7 @@ struct container {
 	_Atomic(struct address_space *) newborn; /* forked children not yet on the list; pushed by fault threads */
 
 	struct reclaimer *reclaimer;
+	_Atomic(struct precopy *) precopy; /* of a checkpoint under way (precopy_rounds.h), or NULL: changed while the reclaim thread is stopped, or to the first one */
 	_Atomic uint64_t room_wanted;   /* pages below the limit that a stall waits for; 0: the usual watermarks */
 	_Atomic uint64_t squeeze_to;    /* pages of usage that somebody has asked for (squeeze.h); NO_SQUEEZE */
 	_Atomic int exhaustion;         /* enum exhaustion, by the reclaim thread */
@@ -83,6 +85,7 @@ struct container {
 	uint32_t park_seq;
 	enum release release;
 	struct bring_back *bring_back; /* of release */
+	bool is_being_saved;      /* a checkpoint is under way */
 	struct bring_back *leave; /* of members that leave (leave.h); NULL: none do */
 	struct hold *frozen;     /* all members are held until further notice (freeze.h); NULL: they run */
 	unsigned frozen_by;      /* set of enum freezer */

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/monotonic.h"
 #include "container/container.h"
+#include "container/precopy_rounds.h"
 #include "pager/evict.h"
 #include "pager/file_pages.h"
 #include "pager/shared_pages.h"
@@ -210,6 +211,8 @@ static uint64_t goal(const struct container *c, uint64_t limit)
 static uint64_t pool_share(const struct container *c, uint64_t memory)
 {
 	uint64_t most = atomic_load(&c->pool_most), left = memory - MIN_OF(memory, POOL_LEAVES);
+	if (atomic_load(&c->precopy)) /* what is compressed has to go to the file as well, and better now than while nobody runs */
+		return 0;
 	if (most == POOL_AUTO)
 		return pool_fit_pages(&c->pager.pool_fit, MIN_OF(memory / 100 * POOL_AUTO_PERCENT, left));
 	return MIN_OF(most >> PAGE_SHIFT, memory / 100 * POOL_MAX_PERCENT);
@@ -283,9 +286,10 @@ static void *reclaimer_main(void *argument)
 	uint64_t count;
 	pthread_setname_np(pthread_self(), "mbx-reclaim");
 	scheduling_give_way();
+	bool precopies = false;
 	while (!atomic_load(&r->stop)) {
 		struct pollfd wait = {.fd = r->event, .events = POLLIN};
-		bool kicked = poll(&wait, 1, -1) > 0;
+		bool kicked = poll(&wait, 1, precopies ? 0 : -1) > 0;
 		if (kicked && read(r->event, &count, sizeof(count)) < 0 && errno != EAGAIN)
 			log_debug("reclaim: eventfd: errno %d", errno);
 		atomic_store(&r->kicked, false);
@@ -299,6 +303,7 @@ static void *reclaimer_main(void *argument)
 			atomic_fetch_sub(&r->c->pager.busy, 1);
 		}
 		atomic_store(&r->c->pager.starving, false);
+		precopies = precopy_work(atomic_load(&r->c->precopy));
 	}
 	return NULL;
 }
@@ -311,15 +316,16 @@ int reclaimer_resume(struct reclaimer *reclaimer)
 	return -e;
 }
 
-void reclaimer_pause(struct reclaimer *reclaimer)
+bool reclaimer_pause(struct reclaimer *reclaimer)
 {
 	if (!reclaimer->runs)
-		return;
+		return false;
 	atomic_store(&reclaimer->stop, true);
 	atomic_store(&reclaimer->kicked, false);
 	reclaimer_kick(reclaimer);
 	pthread_join(reclaimer->thread, NULL);
 	reclaimer->runs = false;
+	return true;
 }
 
 int reclaimer_start(struct container *c, struct reclaimer **ret_reclaimer)

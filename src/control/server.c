@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "checkpoint/save.h"
 #include "control/verbs.h"
 
 #define PROTOCOL_VERSION 1
@@ -79,6 +80,7 @@ static void end_request(struct client *client)
 {
 	json_object_put(client->request.members);
 	json_object_put(client->request.reply);
+	save_free(client->request.save);
 	client->request = (struct request){0};
 }
 

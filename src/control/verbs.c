@@ -353,6 +353,9 @@ int control_begin(struct request *request, struct container *c)
 	bool is_refused = container_is_releasing(c) || (c->leave && request->verb->begin != begin_set);
 	if (request->verb->is_change && is_refused)
 		return refuse(request, -EBUSY, "a release is under way", NULL);
+	bool is_other = request->verb->is_change || request->verb->begin == begin_release;
+	if (is_other && c->is_being_saved && request->verb->begin != begin_set)
+		return refuse(request, -EBUSY, "a checkpoint is under way", "try again when it is done");
 	return request->verb->begin(request, c);
 }
 

@@ -68,6 +68,7 @@ struct address_space {
 	bool shares;              /* pages may be shared by fork: seen, or to be expected. Set by whoever sees it, tells reclaim to look */
 	bool seen_shared;         /* ... in this revolution of the hand */
 	struct range populated;   /* where sharing left by fork was broken last */
+	bool has_saved;           /* entries may be SAVED */
 	uint32_t revolutions;      /* of the hand */
 	uint32_t revolutions_idle; /* the last of them, without an eviction */
 	uint32_t number;           /* in the trace */

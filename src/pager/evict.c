@@ -29,6 +29,7 @@
 #include "base/log.h"
 #include "pager/events.h"
 #include "pager/forkless.h"
+#include "pager/precopy.h"
 #include "pager/registration.h"
 #include "pager/writeback.h"
 #include "platform/pagemap.h"
@@ -200,7 +201,7 @@ static remote_addr_t choose_in_run(struct transaction *t, const struct page_run 
 	return end;
 }
 
-/* Write-protects what the hand has passed since `start`. A write that came in between is evidence lost, no more. */
+/* Write-protects what the hand has passed since `start`. A write that came in between is evidence lost, no more; but the page is not what a checkpoint saved. */
 static void arm(struct transaction *t, remote_addr_t start)
 {
 	struct page_run runs[256];
@@ -210,9 +211,16 @@ static void arm(struct transaction *t, remote_addr_t start)
 				      .forbid = PAGE_FILE | PAGE_ZERO,
 				      .report = PAGE_PRESENT,
 				      .write_protect = true};
-	while (t->passed && query.start < query.end)
-		if (pagemap_scan(t->as->pagemap, &query, runs, ARRAY_LEN(runs), &query.start) < 0)
+	while (t->passed && query.start < query.end) {
+		remote_addr_t from = query.start;
+		int n = pagemap_scan(t->as->pagemap, &query, runs, ARRAY_LEN(runs), &query.start);
+		if (n < 0) {
+			precopy_not_saved(t->as, from, query.end); /* some may be protected */
 			break;
+		}
+		for (int i = 0; i < n; i++)
+			precopy_not_saved(t->as, runs[i].start, runs[i].end);
+	}
 	t->passed = 0;
 }
 

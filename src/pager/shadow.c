@@ -216,15 +216,19 @@ static bool has_content_in_slot(shadow_entry_t entry)
 	return entry_state(entry) == STATE_STAGED || entry_state(entry) == STATE_SWAPPED;
 }
 
-static bool next_in_node(const struct node *node, unsigned level, remote_addr_t base, remote_addr_t start, remote_addr_t *ret_addr)
+/* The first entry in [start, end) that is as asked for. */
+static bool next_in_node(const struct node *node, unsigned level, remote_addr_t base, remote_addr_t start, remote_addr_t end,
+			 bool (*matches)(shadow_entry_t entry), remote_addr_t *ret_addr)
 {
 	uint64_t span = span_of(level);
 	for (unsigned i = start > base ? (unsigned)((start - base) / span) : 0; i < FANOUT; i++) {
 		remote_addr_t addr = base + i * span;
+		if (addr >= end)
+			return false;
 		if (level) {
-			if (node->child[i] && next_in_node(node->child[i], level - 1, addr, start, ret_addr))
+			if (node->child[i] && next_in_node(node->child[i], level - 1, addr, start, end, matches, ret_addr))
 				return true;
-		} else if (has_content_in_slot(node->entry[i])) {
+		} else if (matches(node->entry[i])) {
 			*ret_addr = addr;
 			return true;
 		}
@@ -234,7 +238,25 @@ static bool next_in_node(const struct node *node, unsigned level, remote_addr_t 
 
 bool shadow_next_evicted(const struct shadow *shadow, remote_addr_t start, remote_addr_t *ret_addr)
 {
-	return start < ADDRESS_LIMIT && next_in_node(shadow->root, NR_LEVELS - 1, 0, start, ret_addr);
+	return start < ADDRESS_LIMIT && next_in_node(shadow->root, NR_LEVELS - 1, 0, start, UINT64_MAX, has_content_in_slot, ret_addr);
+}
+
+uint64_t shadow_next_saved(const struct shadow *shadow, remote_addr_t start, remote_addr_t end, remote_addr_t *ret_addr, slot_t *ret_slot)
+{
+	if (start >= ADDRESS_LIMIT || !next_in_node(shadow->root, NR_LEVELS - 1, 0, start, end, entry_is_saved, ret_addr))
+		return 0;
+	remote_addr_t page = *ret_addr;
+	const struct node *leaf = find_leaf(shadow, page);
+	bool zeros = leaf->entry[index_at(page, 0)] & ENTRY_ZEROS;
+	slot_t slot = *ret_slot = zeros ? NO_SLOT : entry_slot(leaf->entry[index_at(page, 0)]);
+	for (; leaf && page < end; leaf = find_leaf(shadow, page)) {
+		for (unsigned i = index_at(page, 0); i < FANOUT && page < end; i++, page += PAGE_BYTES, slot += !zeros) {
+			shadow_entry_t entry = leaf->entry[i];
+			if (!entry_is_saved(entry) || !(entry & ENTRY_ZEROS) == zeros || (!zeros && entry_slot(entry) != slot))
+				return (page - *ret_addr) / PAGE_BYTES;
+		}
+	}
+	return (page - *ret_addr) / PAGE_BYTES;
 }
 
 uint64_t shadow_count(const struct shadow *shadow, enum page_state state)

@@ -14,7 +14,7 @@
  * fault can only come when it is not, and then its content is zeros.
  *
  * Entry:   63        32 31 .. 17 16    15  8 7  6 5        4       3      2..0
- *         | slot       | spare |ARMED|epoch|age |LOADING|REMOVED|PINNED|state |    (31 .. 19 spare, 18 ALONE, 17 UNKNOWN)
+ *         | slot       | spare |ARMED|epoch|age |LOADING|REMOVED|PINNED|state |    (31 .. 21 spare, 20 ZEROS, 19 SAVED, 18 ALONE, 17 UNKNOWN)
  */
 #pragma once
 
@@ -36,6 +36,12 @@ enum page_state {
 #define ENTRY_ARMED 0x10000ull /* write-protected since it was last looked at: if it is not any more, it was written to */
 #define ENTRY_UNKNOWN 0x20000ull /* NONE, missing, and what it should hold cannot be told (forkless.h): whoever touches it is killed */
 #define ENTRY_ALONE 0x40000ull   /* RESIDENT, read from the file by a fault that was not part of a sequence: worth a place in the pool */
+/*
+ * For pages in memory that a checkpoint need not read (precopy.h): write-protected, and looked at since. With a slot, or ZEROS: the slot holds the content, or
+ * it is zeros, unless the kernel says that the page was written to. Whoever write-protects a page that was written to takes both flags away.
+ */
+#define ENTRY_SAVED 0x80000ull
+#define ENTRY_ZEROS 0x100000ull
 #define ENTRY_AGE_SHIFT 6
 #define ENTRY_AGE_MAX 3u
 #define ENTRY_EPOCH_SHIFT 8
@@ -76,6 +82,11 @@ static inline shadow_entry_t entry_with_age(shadow_entry_t e, unsigned age)
 	return (e & ~((uint64_t)ENTRY_AGE_MAX << ENTRY_AGE_SHIFT)) | (uint64_t)age << ENTRY_AGE_SHIFT;
 }
 
+static inline bool entry_is_saved(shadow_entry_t e)
+{
+	return e & ENTRY_SAVED && entry_state(e) == STATE_RESIDENT && (entry_slot(e) != NO_SLOT || e & ENTRY_ZEROS);
+}
+
 static inline bool entry_is_evicted(shadow_entry_t e)
 {
 	return entry_state(e) >= STATE_STAGED;
@@ -114,6 +125,12 @@ void shadow_for_each(struct shadow *shadow, remote_addr_t start, remote_addr_t e
 
 /* The first page at or after start whose content is in a slot (STAGED or SWAPPED). False: there is none. */
 bool shadow_next_evicted(const struct shadow *shadow, remote_addr_t start, remote_addr_t *ret_addr);
+
+/*
+ * The first pages in [start, end) that are SAVED, in slots that follow each other or (slot NO_SLOT) zeros: how many they are, 0 for none. As above, absent subtrees cost
+ * nothing.
+ */
+uint64_t shadow_next_saved(const struct shadow *shadow, remote_addr_t start, remote_addr_t end, remote_addr_t *ret_addr, slot_t *ret_slot);
 
 uint64_t shadow_count(const struct shadow *shadow, enum page_state state);
 uint64_t shadow_evicted(const struct shadow *shadow); /* in whatever state */

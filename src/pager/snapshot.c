@@ -2,9 +2,12 @@
 
 #include <errno.h>
 
+#include "pager/events.h"
 #include "pager/registration.h"
 #include "pager/writeback.h"
 #include "platform/userfaultfd.h"
+
+#define SAVED_BYTES_AT_ONCE ((uint64_t)UINT32_MAX << PAGE_SHIFT)
 
 struct walk {
 	struct address_space *as;
@@ -49,6 +52,24 @@ int snapshot_for_each_out(struct address_space *as, remote_addr_t start, remote_
 	end_run(&w);
 	lock_drop(&as->layout);
 	return w.result;
+}
+
+bool snapshot_is_settled(struct address_space *as)
+{
+	address_space_lock(as);
+	bool is_settled = events_settle(as) && !uffd_event_pending(as->uffd);
+	lock_drop(&as->layout);
+	return is_settled;
+}
+
+struct stored_run snapshot_next_saved(struct address_space *as, remote_addr_t start, remote_addr_t end)
+{
+	struct stored_run run = {.start = end};
+	address_space_lock(as);
+	if (as->has_saved)
+		run.nr_pages = (uint32_t)shadow_next_saved(as->shadow, start, MIN_OF(end, start + SAVED_BYTES_AT_ONCE), &run.start, &run.slot);
+	lock_drop(&as->layout);
+	return run;
 }
 
 bool snapshot_is_registered(struct address_space *as, remote_addr_t start, remote_addr_t end)

@@ -20,6 +20,15 @@ struct stored_run {
 int snapshot_for_each_out(struct address_space *as, remote_addr_t start, remote_addr_t end, int (*visit)(const struct stored_run *run, void *context),
 			  void *context);
 
+/* False: some event is not in the table yet; to be tried again. */
+bool snapshot_is_settled(struct address_space *as);
+
+/*
+ * The first pages in [start, end) whose content is known though they were not read: in slots that follow each other, or zeros (slot NO_SLOT). The kernel has just said that
+ * no present page of the range was written to since it was write-protected (precopy.h). nr_pages 0: there are none.
+ */
+struct stored_run snapshot_next_saved(struct address_space *as, remote_addr_t start, remote_addr_t end);
+
 /* The slot that holds what a resident page had when it was filled last, if it does so still, with one more reference: the caller compares. NO_SLOT: none. */
 slot_t snapshot_clean_slot(struct address_space *as, remote_addr_t page);
 

@@ -1,5 +1,6 @@
 #include "platform/process.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -57,6 +58,40 @@ bool process_has_ended(pid_t pid)
 	bool ended = pidfd_has_exited(pidfd);
 	close(pidfd);
 	return ended || means_gone(process_info_read(pid, &info));
+}
+
+/* The context of io_setup(2) is memory that the kernel has mapped. */
+static bool has_aio_context(pid_t pid)
+{
+	char path[48], line[4096 + 128];
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	_cleanup_fclose_ FILE *f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f))
+		if (strstr(line, " /[aio] (deleted)"))
+			return true;
+	return !f;
+}
+
+static bool has_io_uring(pid_t pid)
+{
+	char path[48], target[64];
+	struct dirent *entry;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	_cleanup_closedir_ DIR *fds = opendir(path);
+	while (fds && (entry = readdir(fds))) {
+		ssize_t n = readlinkat(dirfd(fds), entry->d_name, target, sizeof(target) - 1);
+		target[n < 0 ? 0 : n] = '\0';
+		if (!strcmp(target, "anon_inode:[io_uring]"))
+			return true;
+	}
+	return !fds;
+}
+
+bool process_has_asynchronous_io(pid_t pid)
+{
+	return !process_has_ended(pid) && (has_io_uring(pid) || has_aio_context(pid));
 }
 
 pid_t pidfd_process(int pidfd)

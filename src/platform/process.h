@@ -101,6 +101,9 @@ int system_activity_open(void);
 /* 0 or -errno. */
 int system_activity_read(int fd, struct system_activity *ret);
 
+/* True when the process has asked for I/O that goes on without a thread that waits for it: io_uring, or io_setup(2). Also when that cannot be told. */
+bool process_has_asynchronous_io(pid_t pid);
+
 /* All thread ids of pid; returns the count (may exceed max, then only max are written) or -errno. */
 int process_threads(pid_t pid, pid_t *ret_tids, int max);
 

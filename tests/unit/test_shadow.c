@@ -116,6 +116,39 @@ static void a_run_is_set_at_once(void **state)
 	shadow_free(shadow);
 }
 
+static void set_saved(struct shadow *shadow, uint64_t page, slot_t slot, uint64_t flags)
+{
+	assert_true(shadow_set(shadow, BASE + page * PAGE_BYTES, entry_make(STATE_RESIDENT, slot, 0, 0, flags)));
+}
+
+static void finds_runs_of_saved_pages(void **state)
+{
+	static const struct { uint64_t from, found, nr; slot_t slot; } runs[] = {
+		{0, 500, 30, 1000}, {510, 510, 20, 1010}, {530, 530, 2, 7}, {532, 532, 3, NO_SLOT}, {535, 540, 1, 42}, {541, 2000000, 1, 9}, {2000001, 0, 0, NO_SLOT},
+	};
+	struct shadow *shadow = shadow_new();
+	remote_addr_t found = 0;
+	slot_t slot = NO_SLOT;
+	for (uint64_t i = 0; i < 30; i++) /* from one leaf to the next */
+		set_saved(shadow, 500 + i, (slot_t)(1000 + i), ENTRY_SAVED);
+	set_saved(shadow, 530, 7, ENTRY_SAVED);
+	set_saved(shadow, 531, 8, ENTRY_SAVED | ENTRY_PINNED);
+	for (uint64_t i = 532; i < 535; i++)
+		set_saved(shadow, i, NO_SLOT, ENTRY_SAVED | ENTRY_ZEROS);
+	set_saved(shadow, 535, NO_SLOT, ENTRY_SAVED); /* being copied */
+	set_saved(shadow, 536, 12, ENTRY_ARMED);
+	set_saved(shadow, 540, 42, ENTRY_SAVED);
+	set_saved(shadow, 2000000, 9, ENTRY_SAVED);
+	for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++) {
+		assert_int_equal(shadow_next_saved(shadow, BASE + runs[i].from * PAGE_BYTES, UINT64_MAX, &found, &slot), runs[i].nr);
+		assert_true(!runs[i].nr || (found == BASE + runs[i].found * PAGE_BYTES && slot == runs[i].slot));
+	}
+	assert_int_equal(shadow_next_saved(shadow, BASE, BASE + 505 * PAGE_BYTES, &found, &slot), 5);
+	assert_int_equal(shadow_next_saved(shadow, BASE, BASE + 500 * PAGE_BYTES, &found, &slot), 0);
+	assert_int_equal(shadow_next_saved(shadow, BASE + 536 * PAGE_BYTES, BASE + 540 * PAGE_BYTES, &found, &slot), 0);
+	shadow_free(shadow);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -123,6 +156,7 @@ int main(void)
 		cmocka_unit_test(walk_keeps_to_its_range),
 		cmocka_unit_test(finds_evicted_pages),
 		cmocka_unit_test(a_run_is_set_at_once),
+		cmocka_unit_test(finds_runs_of_saved_pages),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -96,6 +96,8 @@ static int classify(struct saved_process *p, Image__Mapping *m, const char *flag
 		return refuse(p, m, "a shadow stack");
 	if ((has_flag(flags, "um") || has_flag(flags, "uw")) && !p->is_adopted)
 		return refuse(p, m, "the program has put it under a userfaultfd of its own");
+	if (!strncmp(m->path, "/[aio]", 6))
+		return refuse(p, m, "asynchronous I/O (io_setup)");
 	if (is_of_kernel(m->path)) {
 		m->kind = IMAGE__MAPPING__KIND__KERNEL;
 		p->message->memory->vdso = !strcmp(m->path, "[vdso]") ? m->start : p->message->memory->vdso;
