@@ -13,6 +13,7 @@
 #include "base/monotonic.h"
 #include "checkpoint/machine.h"
 #include "checkpoint/pages.h"
+#include "checkpoint/process/mapping_flags.h"
 #include "container/container.h"
 #include "container/freeze.h"
 #include "container/hold.h"
@@ -22,6 +23,7 @@
 #include "swap/cipher.h"
 
 #define FREEZE_PATIENCE_NS 5000000000ull
+#define LARGE ((64ull << 20) >> PAGE_SHIFT)
 
 
 struct save {
@@ -29,6 +31,10 @@ struct save {
 	struct precopy *precopy;
 	bool is_precopied;
 	uint64_t precopied;      /* pages that it has written */
+	struct arena seen_arena; /* of what was seen of the mappings of large processes before they were held */
+	struct mappings_seen *seen;
+	size_t nr_seen;
+	bool looks_at_all; /* what was seen was not to be relied on: it is looked at in the hold, however long that takes */
 	bool leave_running;
 	uint64_t holds_since_ns;
 	struct image_draft draft;
@@ -43,6 +49,7 @@ void save_free(struct save *save)
 	save->c->is_being_saved = false;
 	image_draft_end(&save->draft);
 	arena_release(&save->saving.arena);
+	arena_release(&save->seen_arena);
 	free(save);
 }
 
@@ -109,8 +116,6 @@ static int save_state(struct saved_process *p, struct address_space *as)
 {
 	int r = layout_save(p);
 	if (r == 0)
-		r = pages_save(p, as);
-	if (r == 0)
 		r = threads_save(p);
 	if (r == 0)
 		r = signals_save(p);
@@ -118,7 +123,9 @@ static int save_state(struct saved_process *p, struct address_space *as)
 		r = timers_save(p);
 	if (r == 0)
 		r = descriptors_save(p);
-	return r < 0 ? r : attributes_save(p);
+	if (r == 0)
+		r = attributes_save(p);
+	return r < 0 ? r : pages_save(p, as); /* the last, because it takes longest and anything may be refused before */
 }
 
 /* One that has ended and waits for its parent. -EBUSY: it is just ending. */
@@ -298,6 +305,41 @@ static void forget_description(struct save *save)
 	save->saving = (struct saving){.is_isolated = save->saving.is_isolated};
 }
 
+/* Before the hold, because it takes long for large processes. One that cannot be looked at now is looked at then. */
+static void look_at_mappings(struct save *save)
+{
+	const struct members *members = &save->c->members;
+	arena_release(&save->seen_arena);
+	save->seen_arena = (struct arena){0};
+	save->seen = NULL;
+	save->nr_seen = 0;
+	for (uint32_t i = 0; i < members->nr && !save->looks_at_all; i++) {
+		if (members->items[i].resident < LARGE)
+			continue;
+		struct mappings_seen *seen = arena_grow(&save->seen_arena, &save->seen, save->nr_seen, sizeof(*seen));
+		if (seen && mappings_look(&save->seen_arena, members->items[i].pid, seen) == 0)
+			save->nr_seen++;
+	}
+	save->saving.seen = save->seen;
+	save->saving.nr_seen = save->nr_seen;
+}
+
+/*
+ * After the hold. A flag that changed between the look and the hold shows now, unless it has changed back within these milliseconds. False: what was seen is not to be
+ * relied on.
+ */
+static bool mappings_are_as_seen(const struct save *save)
+{
+	bool agrees = true;
+	for (size_t i = 0; agrees && i < save->nr_seen; i++) {
+		struct arena arena = {0};
+		struct mappings_seen now;
+		agrees = mappings_look(&arena, save->seen[i].pid, &now) == 0 && mappings_agree(&save->seen[i], &now);
+		arena_release(&arena);
+	}
+	return agrees;
+}
+
 static int fail_hold(struct checkpoint_error *error)
 {
 	return checkpoint_fail(error, -ETIMEDOUT, "a process could not be held (it may be inside vfork; try again)");
@@ -306,8 +348,10 @@ static int fail_hold(struct checkpoint_error *error)
 static int step_hold(struct save *save, struct save_result *result)
 {
 	struct checkpoint_error *error = &save->saving.error;
-	uint64_t begin = monotonic_ns();
+	look_at_mappings(save);
+	uint64_t begin = monotonic_ns(), begin_cpu = thread_time_ns();
 	int r = container_save_point_begin(save->c, save->leave_running);
+	uint64_t held = monotonic_ns();
 	if (r == -EBUSY && begin - save->holds_since_ns < FREEZE_PATIENCE_NS)
 		return -EINPROGRESS;
 	if (r == -EBUSY)
@@ -328,6 +372,16 @@ static int step_hold(struct save *save, struct save_result *result)
 	if (go_on)
 		container_save_point_end(save->c);
 	uint64_t frozen_ns = monotonic_ns() - begin;
+	log_debug("checkpoint: stopped for %llu us, %llu of them at work; %llu to hold", (unsigned long long)frozen_ns / 1000,
+		  (unsigned long long)(thread_time_ns() - begin_cpu) / 1000, (unsigned long long)(held - begin) / 1000);
+	if (r == 0 && !mappings_are_as_seen(save)) {
+		settle_pins(save, -EAGAIN, kept_before);
+		if (!go_on)
+			container_save_point_end(save->c);
+		forget_description(save);
+		save->looks_at_all = true;
+		return -EINPROGRESS;
+	}
 	if (r == 0)
 		r = store_folder(save);
 	FAULT_POINT("checkpoint.stored");

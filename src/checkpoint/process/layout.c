@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "checkpoint/objects.h"
+#include "checkpoint/process/mapping_flags.h"
 #include "checkpoint/process/process.h"
 #include "platform/process.h"
 
@@ -21,14 +22,6 @@
 #define KERNEL_RANGES_MAX 8
 #define KERNEL_RANGES_BYTES (64 * PAGE_BYTES) /* all that the kernel maps itself fits in it */
 #define SHADOW_STACK_FLAG "ss"
-
-static bool has_flag(const char *flags, const char *flag)
-{
-	for (const char *at = flags; at && (at = strstr(at, flag)); at++)
-		if ((at == flags || at[-1] == ' ') && (at[2] == ' ' || at[2] == '\0'))
-			return true;
-	return false;
-}
 
 static const struct advice {
 	const char *flag;
@@ -41,7 +34,7 @@ static const struct advice {
 static int save_advice(struct saved_process *p, Image__Mapping *m, const char *flags)
 {
 	for (size_t i = 0; i < ARRAY_LEN(advices); i++) {
-		if (!has_flag(flags, advices[i].flag))
+		if (!mapping_has_flag(flags, advices[i].flag))
 			continue;
 		uint32_t *slot = arena_grow(&p->saving->arena, &m->advice, m->n_advice, sizeof(*slot));
 		if (!slot)
@@ -90,11 +83,11 @@ static bool is_of_kernel(const char *name)
 
 static int classify(struct saved_process *p, Image__Mapping *m, const char *flags, unsigned long long inode)
 {
-	if (has_flag(flags, "ht"))
+	if (mapping_has_flag(flags, "ht"))
 		return refuse(p, m, "huge pages of hugetlbfs");
-	if (has_flag(flags, SHADOW_STACK_FLAG))
+	if (mapping_has_flag(flags, SHADOW_STACK_FLAG))
 		return refuse(p, m, "a shadow stack");
-	if ((has_flag(flags, "um") || has_flag(flags, "uw")) && !p->is_adopted)
+	if ((mapping_has_flag(flags, "um") || mapping_has_flag(flags, "uw")) && !p->is_adopted)
 		return refuse(p, m, "the program has put it under a userfaultfd of its own");
 	if (!strncmp(m->path, "/[aio]", 6))
 		return refuse(p, m, "asynchronous I/O (io_setup)");
@@ -103,7 +96,7 @@ static int classify(struct saved_process *p, Image__Mapping *m, const char *flag
 		p->message->memory->vdso = !strcmp(m->path, "[vdso]") ? m->start : p->message->memory->vdso;
 		return 0;
 	}
-	if (has_flag(flags, "io") || has_flag(flags, "pf"))
+	if (mapping_has_flag(flags, "io") || mapping_has_flag(flags, "pf"))
 		return refuse(p, m, "memory of a device");
 	if (inode)
 		return save_file(p, m, inode);
@@ -148,18 +141,49 @@ static int save_mapping(struct saved_process *p, const char *line, const char *f
 	m->protection = (uint32_t)((modes[0] == 'r' ? PROT_READ : 0) | (modes[1] == 'w' ? PROT_WRITE : 0) | (modes[2] == 'x' ? PROT_EXEC : 0));
 	bool shared = modes[3] == 's';
 	m->flags = shared ? MAP_SHARED : MAP_PRIVATE;
-	m->flags |= has_flag(flags, "gd") ? MAP_GROWSDOWN : 0;
-	m->flags |= has_flag(flags, "nr") ? MAP_NORESERVE : 0;
-	m->locked = has_flag(flags, "lo");
-	m->may_write = has_flag(flags, "mw");
+	m->flags |= mapping_has_flag(flags, "gd") ? MAP_GROWSDOWN : 0;
+	m->flags |= mapping_has_flag(flags, "nr") ? MAP_NORESERVE : 0;
+	m->locked = mapping_has_flag(flags, "lo");
+	m->may_write = mapping_has_flag(flags, "mw");
 	*slot = m;
 	memory->n_mappings++;
 	int r = classify(p, m, flags, inode);
 	return r < 0 || m->kind == IMAGE__MAPPING__KIND__KERNEL ? r : save_advice(p, m, flags);
 }
 
+/* True when all flags are known that the lines of /proc/PID/maps do not show. */
+static bool is_all_known(const struct saved_process *p, const struct mappings_seen *seen, const char *maps)
+{
+	bool is_known = true;
+	for (const char *line = maps; is_known && line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
+		unsigned long start, end;
+		is_known = sscanf(line, "%lx-%lx", &start, &end) == 2 && (is_ours(p, start, end) || mapping_flags_of(seen, line));
+	}
+	return is_known;
+}
+
+/* 1: something is new since it was looked at, and all have to be looked at once more. */
+static int save_mappings_as_seen(struct saved_process *p, const struct mappings_seen *seen)
+{
+	char *text = proc_text(&p->saving->arena, p->pid, "maps", NULL), *next = NULL;
+	int r = 0;
+	if (!text || !is_all_known(p, seen, text))
+		return 1;
+	for (char *line = text; r == 0 && line && *line; line = next) {
+		next = strchr(line, '\n');
+		if (next)
+			*next++ = '\0';
+		r = save_mapping(p, line, mapping_flags_of(seen, line));
+	}
+	return r;
+}
+
 static int save_mappings(struct saved_process *p)
 {
+	const struct mappings_seen *seen = saved_mappings_seen(p->saving, p->pid);
+	int as_seen = seen ? save_mappings_as_seen(p, seen) : 1;
+	if (as_seen <= 0)
+		return as_seen;
 	char *text = proc_text(&p->saving->arena, p->pid, "smaps", NULL), *next = NULL, *head = NULL;
 	if (!text)
 		return checkpoint_fail(&p->saving->error, -EIO, "process %d: cannot read /proc/%d/smaps", p->pid, p->pid);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "checkpoint/process/mapping_flags.h"
 #include "checkpoint/process/process.h"
 #include "platform/process.h"
 
@@ -14,6 +15,14 @@ pid_t saved_id(const struct saving *saving, pid_t pid)
 {
 	pid_t inner = process_innermost_pid(pid);
 	return saving->is_isolated || inner == pid ? inner : 0;
+}
+
+const struct mappings_seen *saved_mappings_seen(const struct saving *saving, pid_t pid)
+{
+	for (size_t i = 0; i < saving->nr_seen; i++)
+		if (saving->seen[i].pid == pid)
+			return &saving->seen[i];
+	return NULL;
 }
 
 int saved_no_memory(struct saving *saving)

@@ -14,6 +14,8 @@ struct saving {
 	struct arena arena;
 	struct checkpoint_error error;
 	Image__Image *image;
+	const struct mappings_seen *seen; /* of large processes, looked at before they were held */
+	size_t nr_seen;
 	bool is_isolated;          /* the processes have a pid namespace of their own */
 	struct saved_file *files;  /* what the files of the image were found as, in the same order */
 	struct pages_writer *writer;
@@ -56,6 +58,9 @@ struct restored_process {
  * in the container's.
  */
 pid_t saved_id(const struct saving *saving, pid_t pid);
+
+/* What was seen of a process's mappings before it was held; NULL: it is to be looked at now. */
+const struct mappings_seen *saved_mappings_seen(const struct saving *saving, pid_t pid);
 
 /* -ENOMEM with the reason, for an arena that gave nothing. */
 int saved_no_memory(struct saving *saving);
