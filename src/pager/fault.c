@@ -454,7 +454,7 @@ static enum fault_result fill_from_pool(struct fault_context *context, struct fa
 	charge_cancel(context->pager->charge, granted - used);
 	as->fills += used > 0;
 	if (filled) {
-		pager_note_from_pool(context->pager, evicted);
+		pager_note_refault(context->pager, true, evicted);
 		note_filled(as, window.down ? fault->page - (uint64_t)(filled - 1) * PAGE_BYTES : fault->page, filled, window);
 		stat_add(context->pager->stats, readahead, filled - 1);
 	}
@@ -517,6 +517,7 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 	if (!granted)
 		return FAULT_DEFERRED;
 	uint32_t below = window.down ? (uint32_t)granted - 1 : 0;
+	pager_note_refault(context->pager, false, entry_epoch(entry));
 	begin_load(context, load, as, fault->page - (uint64_t)below * PAGE_BYTES, (uint32_t)granted);
 	FAULT_POINT("fault.reading");
 	load->fault_page = below;

@@ -118,10 +118,12 @@ uint8_t pager_epoch(const struct pager *pager)
 	return (uint8_t)(atomic_load_explicit(&pager->evicted, memory_order_relaxed) / epoch_pages(pager));
 }
 
-void pager_note_from_pool(struct pager *pager, uint8_t evicted)
+void pager_note_refault(struct pager *pager, bool from_pool, uint8_t evicted)
 {
 	uint8_t epochs = (uint8_t)(pager_epoch(pager) - evicted);
-	pool_fit_note(&pager->pool_fit, epochs * epoch_pages(pager), atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed));
+	if (pager->pool)
+		pool_fit_note(&pager->pool_fit, from_pool, epochs * epoch_pages(pager),
+			      atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed));
 }
 
 unsigned pager_age_at_refault(const struct pager *pager, remote_addr_t page, uint8_t evicted)

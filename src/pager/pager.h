@@ -76,8 +76,8 @@ int pager_set_swap(struct pager *pager, struct swap *swap);
 /* Now in epochs of refault distance (CLOCK_EPOCHS_PER_MEMORY). */
 uint8_t pager_epoch(const struct pager *pager);
 
-/* A page that was evicted in this epoch comes back from the pool. */
-void pager_note_from_pool(struct pager *pager, uint8_t evicted);
+/* A page that was evicted in this epoch comes back, from the pool or from the file. */
+void pager_note_refault(struct pager *pager, bool from_pool, uint8_t evicted);
 
 /* The age of a page that was evicted in this epoch and comes back now. */
 unsigned pager_age_at_refault(const struct pager *pager, remote_addr_t page, uint8_t evicted);
