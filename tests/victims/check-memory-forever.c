@@ -2,7 +2,8 @@
  * check-memory-forever: checks and rewrites its memory until it is killed, and keeps the score in a file that outlives it.
  * usage: check-memory-forever FILE SIZE_MB THREADS CHILDREN [SECONDS=60]
  * SIZE_MB is the total of all processes. FILE is mapped shared: one record of 64 bytes for each worker (see struct record). A wrong
- * byte is written there before anything else happens, so that a test can see it after kill -9. Ends by itself after SECONDS.
+ * byte is written there before anything else happens, so that a test can see it after kill -9. Ends by itself after SECONDS, or when is_over of the
+ * first record is set.
  */
 #include <pthread.h>
 #include <sys/wait.h>
@@ -14,7 +15,8 @@ struct record {
 	uint64_t nr_checks;
 	uint64_t nr_wrong;
 	uint64_t address, expected, found; /* of the first wrong word */
-	uint64_t spare[2];
+	uint64_t is_over;
+	uint64_t spare;
 };
 
 struct worker {
@@ -24,6 +26,7 @@ struct worker {
 };
 
 static double deadline;
+static const volatile struct record *first_record;
 
 static void record_wrong(struct record *record, const uint64_t *word, uint64_t expected, uint64_t found)
 {
@@ -57,7 +60,7 @@ static void *work(void *argument)
 		page_fill(memory + i * PAGE_WORDS, versions[i]);
 	}
 	record->is_ready = 1;
-	while (now_seconds() < deadline) {
+	while (now_seconds() < deadline && !first_record->is_over) {
 		size_t i = random_next(&state) % worker->nr_pages;
 		for (size_t run = 0; run < 16 && i < worker->nr_pages; run++, i++) {
 			uint64_t *page = memory + i * PAGE_WORDS;
@@ -98,6 +101,7 @@ int main(int argc, char **argv)
 	CHECK(fd >= 0 && !ftruncate(fd, (off_t)(nr_workers * sizeof(struct record))), "%s", argv[1]);
 	struct record *records = mmap(NULL, nr_workers * sizeof(*records), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	CHECK(records != MAP_FAILED, "mmap");
+	first_record = records;
 	deadline = now_seconds() + (argc > 5 ? atof(argv[5]) : 60);
 	for (size_t i = 0; i < nr_children; i++) {
 		pid_t child = fork();
