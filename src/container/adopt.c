@@ -75,10 +75,11 @@ struct address_space *container_space_of(struct container *c, const struct membe
 static void refuse(struct container *c, struct member *member, int error, const char *what)
 {
 	struct process_info info = {.name = "?"};
-	/* Going (a dying process has no memory to register: ENOMEM), or not to be stopped just now: later, if it is still there. */
-	if (error == -ESRCH || error == -ETIMEDOUT || error == -EBUSY || error == -ENOMEM || error == -EPIPE)
+	/* Going, or not to be stopped just now: later, if it is still there. */
+	if (error == -ESRCH || error == -ETIMEDOUT || error == -EBUSY || error == -EPIPE || (error == -ENOMEM && !process_has_memory(member->pid)))
 		return;
-	if ((error == -EMFILE || error == -ENFILE || error == -EAGAIN) && member->adopt_shortages < SHORTAGES_MAX) {
+	/* Its own limits may be the reason (of addresses, mappings, descriptors), or a shortage that passes. */
+	if ((error == -ENOMEM || error == -EMFILE || error == -ENFILE || error == -EAGAIN) && member->adopt_shortages < SHORTAGES_MAX) {
 		member->adopt_shortages++;
 		return;
 	}

@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/fault.h"
+#include "base/log.h"
 #include "base/monotonic.h"
 #include "inject/raw_syscall.h"
 #include "inject/ring.h"
@@ -25,6 +26,8 @@
 #define NAP_MIN_NS 1000000
 #define NAP_MAX_NS 20000000
 #define NAPS_BEFORE_CONTINUE 8
+#define PATIENCE 3000 /* naps of one that runs: a minute */
+#define IDLE_COST 6
 #define DISMISS_NS 1000000000
 
 static bool is_done(const struct agent *agent)
@@ -52,12 +55,35 @@ static bool spin_until_done(const struct agent *agent)
 }
 
 /*
+ * What one more nap takes of the patience. Most for an agent that is not at work: asleep, because the program has written over the request or the answer;
+ * stopped; or traced by somebody. Nothing for one that waits in the kernel, for a lock or a page.
+ */
+static unsigned int cost_of_nap(const struct agent *agent)
+{
+	struct process_info info;
+
+	if (process_info_read(agent->pid, &info) < 0 || info.state == 'D')
+		return 0;
+	return info.state == 'R' ? 1 : IDLE_COST;
+}
+
+/* From here on it is as if somebody had killed it, which is known to end the container. */
+static int give_up(const struct agent *agent)
+{
+	log_error("agent %d does not answer: its program has stopped it, traces it, or has written over its memory", agent->pid);
+	pidfd_kill(agent->pidfd, SIGKILL);
+	return -EPIPE;
+}
+
+/*
  * Sleeps until the request is done or the agent dead. Since the program can write to the ring and send signals to the agent, a wake-up may
- * be missing and the agent may be stopped: each nap ends by itself, rings again, and now and then the agent is told to continue.
+ * be missing and the agent may be stopped: each nap ends by itself, rings again, and now and then the agent is told to continue. What does not help within
+ * ten seconds will not: it is given up. Naps are counted, so that it does not matter when nobody runs for a while.
  */
 static int sleep_until_done(const struct agent *agent)
 {
 	struct timespec nap = {.tv_nsec = NAP_MIN_NS};
+	unsigned int spent = 0;
 	int r = 0;
 
 	__atomic_store_n(&agent->ring->keeper_sleeping, 1, __ATOMIC_SEQ_CST);
@@ -72,6 +98,11 @@ static int sleep_until_done(const struct agent *agent)
 			continue;
 		if (pidfd_has_exited(agent->pidfd)) {
 			r = is_done(agent) ? 0 : -EPIPE;
+			break;
+		}
+		spent += cost_of_nap(agent);
+		if (spent >= PATIENCE) {
+			r = give_up(agent);
 			break;
 		}
 		ring_doorbell(agent);

@@ -77,7 +77,10 @@ int agent_create(struct world *world, const struct agent_params *params, struct 
  */
 int agent_post(struct agent *agent, const struct agent_op *ops, uint32_t nr);
 
-/* Waits until all that was posted is done: spins a little, then sleeps. Copies the results of the first nr operations. 0, or -EPIPE: the agent is dead. */
+/*
+ * Waits until all that was posted is done: spins a little, then sleeps. Copies the results of the first nr operations. 0, or -EPIPE: the agent is dead, also
+ * because it did not answer and was killed for that.
+ */
 int agent_wait(struct agent *agent, struct agent_op *ops, uint32_t nr);
 
 /* Both. */
