@@ -21,6 +21,8 @@
 #define PAGES_NAME "pages"
 #define CHECKSUMS_NAME "checksums"
 #define FORMAT_VERSION 1u
+#define DRAFT_SUFFIX ".XXXXXX"
+#define DRAFT_SUFFIX_BYTES (sizeof(DRAFT_SUFFIX) - 1)
 
 static const char magic[8] = {'M', 'E', 'M', 'B', 'O', 'X', 'I', 'M'};
 
@@ -69,7 +71,7 @@ int image_draft_begin(const char *path, struct image_draft *ret, struct checkpoi
 		return fail_path(error, path, there);
 	draft.replaces = there >= 0;
 	draft.path = strndup(path, length);
-	if (!draft.path || asprintf(&draft.work_path, "%s.XXXXXX", draft.path) < 0) {
+	if (!draft.path || asprintf(&draft.work_path, "%s" DRAFT_SUFFIX, draft.path) < 0) {
 		free(draft.path);
 		return fail_path(error, path, -ENOMEM);
 	}
@@ -94,6 +96,23 @@ static void remove_folder(int at, const char *path)
 	for (size_t i = 0; folder >= 0 && i < ARRAY_LEN(names); i++)
 		unlinkat(folder, names[i], 0);
 	unlinkat(at, path, AT_REMOVEDIR);
+}
+
+void image_remove(const char *path)
+{
+	remove_folder(AT_FDCWD, path);
+}
+
+void image_remove_drafts(const char *path)
+{
+	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	size_t length = strlen(name);
+	_cleanup_free_ char *above = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+	_cleanup_closedir_ DIR *dir = above ? opendir(above) : NULL;
+	struct dirent *entry;
+	while (dir && (entry = readdir(dir)))
+		if (!strncmp(entry->d_name, name, length) && entry->d_name[length] == '.' && strlen(entry->d_name + length) == DRAFT_SUFFIX_BYTES)
+			remove_folder(dirfd(dir), entry->d_name);
 }
 
 void image_draft_remove(const struct image_draft *draft)

@@ -40,6 +40,12 @@ void image_draft_end(struct image_draft *draft);
 /* Removes what was not committed. Async-signal-safe: for who is about to die. */
 void image_draft_remove(const struct image_draft *draft);
 
+/* Removes a checkpoint's folder. */
+void image_remove(const char *path);
+
+/* Removes what is left of drafts for that path whose maker was killed. Nobody else may name anything so. */
+void image_remove_drafts(const char *path);
+
 /* A folder that is complete, opened for reading. */
 struct image {
 	Image__Image *message;

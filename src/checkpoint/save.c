@@ -25,7 +25,6 @@
 #define FREEZE_PATIENCE_NS 5000000000ull
 #define LARGE ((64ull << 20) >> PAGE_SHIFT)
 
-
 struct save {
 	struct container *c;
 	struct precopy *precopy;
@@ -35,7 +34,9 @@ struct save {
 	struct mappings_seen *seen;
 	size_t nr_seen;
 	bool looks_at_all; /* what was seen was not to be relied on: it is looked at in the hold, however long that takes */
-	bool leave_running;
+	enum save_end end;
+	bool is_holding;    /* complete; nobody runs */
+	bool kept_before;   /* the swap file was marked as a checkpoint's before */
 	uint64_t holds_since_ns;
 	struct image_draft draft;
 	struct saving saving;
@@ -64,7 +65,7 @@ static int check_container(const struct container *c, struct checkpoint_error *e
 	return 0;
 }
 
-int save_begin(struct container *c, const char *path, bool leave_running, struct save **ret, struct checkpoint_error *error)
+int save_begin(struct container *c, const char *path, enum save_end end, struct save **ret, struct checkpoint_error *error)
 {
 	int r = check_container(c, error);
 	struct save *save = r == 0 ? calloc(1, sizeof(*save)) : NULL;
@@ -73,9 +74,11 @@ int save_begin(struct container *c, const char *path, bool leave_running, struct
 	save->c = c;
 	c->is_being_saved = true;
 	save->draft.folder = -1;
-	save->leave_running = leave_running;
+	save->end = end;
 	save->saving.is_isolated = c->config->isolate;
 	r = image_draft_begin(path, &save->draft, error);
+	if (r == 0 && end == SAVE_GOES_ON_HOLDING && save->draft.replaces)
+		r = checkpoint_fail(error, -EEXIST, "%.200s: it is there already", path);
 	if (r == 0 && precopy_new(c, &save->precopy) < 0)
 		r = checkpoint_fail(error, -ENOMEM, "checkpoint: %s", strerror(ENOMEM));
 	if (r < 0) {
@@ -269,22 +272,22 @@ static int store_folder(struct save *save)
 	return image_draft_commit(&save->draft, save->saving.image, checksums, pages->nr_slots, error);
 }
 
-/* The container's own name for the file, if it still has one, and the new checkpoint's: others are earlier checkpoints. */
-static bool earlier_are_gone(const struct container *c)
+/* Names of the swap file beside the container's own, if it still has that. */
+static uint64_t linked_checkpoints(const struct container *c)
 {
-	return swap_links(c->swap) <= (access(swap_path(c->swap), F_OK) == 0 ? 2 : 1);
+	return swap_links(c->swap) - (access(swap_path(c->swap), F_OK) == 0);
 }
 
 /* What was collected counts, or is given back. */
-static void settle_pins(struct save *save, int r, bool kept_before)
+static void settle_pins(struct save *save, int r)
 {
 	struct swap *swap = save->c->swap;
-	if (r == 0 && swap_pins_commit(swap, earlier_are_gone(save->c)) < 0)
+	if (r == 0 && swap_pins_commit(swap, linked_checkpoints(save->c) <= 1) < 0)
 		container_kill(save->c, "there is no memory to keep what its checkpoint refers to");
 	if (r == 0)
 		return;
 	swap_pins_cancel(swap);
-	if (!kept_before)
+	if (!save->kept_before)
 		swap_keep(swap, false);
 }
 
@@ -350,7 +353,7 @@ static int step_hold(struct save *save, struct save_result *result)
 	struct checkpoint_error *error = &save->saving.error;
 	look_at_mappings(save);
 	uint64_t begin = monotonic_ns(), begin_cpu = thread_time_ns();
-	int r = container_save_point_begin(save->c, save->leave_running);
+	int r = container_save_point_begin(save->c, save->end == SAVE_LETS_GO_ON);
 	uint64_t held = monotonic_ns();
 	if (r == -EBUSY && begin - save->holds_since_ns < FREEZE_PATIENCE_NS)
 		return -EINPROGRESS;
@@ -359,23 +362,23 @@ static int step_hold(struct save *save, struct save_result *result)
 	if (r < 0)
 		return checkpoint_fail(error, r, "the compressed pool cannot be written to the swap file %.200s", swap_path(save->c->swap));
 	FAULT_POINT("checkpoint.held");
-	bool kept_before = swap_pinned_slots(save->c->swap) > 0;
+	save->kept_before = swap_pinned_slots(save->c->swap) > 0;
 	r = describe_all(save);
 	FAULT_POINT("checkpoint.described");
 	if (r == -EBUSY && begin - save->holds_since_ns < FREEZE_PATIENCE_NS) {
-		settle_pins(save, r, kept_before);
+		settle_pins(save, r);
 		container_save_point_end(save->c);
 		forget_description(save);
 		return -EINPROGRESS;
 	}
-	bool go_on = r < 0 || save->leave_running; /* what is pinned stays as it is: the rest can be done while they run */
+	bool go_on = r < 0 || save->end == SAVE_LETS_GO_ON; /* what is pinned stays as it is: the rest can be done while they run */
 	if (go_on)
 		container_save_point_end(save->c);
 	uint64_t frozen_ns = monotonic_ns() - begin;
 	log_debug("checkpoint: stopped for %llu us, %llu of them at work; %llu to hold", (unsigned long long)frozen_ns / 1000,
 		  (unsigned long long)(thread_time_ns() - begin_cpu) / 1000, (unsigned long long)(held - begin) / 1000);
 	if (r == 0 && !mappings_are_as_seen(save)) {
-		settle_pins(save, -EAGAIN, kept_before);
+		settle_pins(save, -EAGAIN);
 		if (!go_on)
 			container_save_point_end(save->c);
 		forget_description(save);
@@ -385,12 +388,17 @@ static int step_hold(struct save *save, struct save_result *result)
 	if (r == 0)
 		r = store_folder(save);
 	FAULT_POINT("checkpoint.stored");
-	settle_pins(save, r, kept_before);
+	if (save->end == SAVE_GOES_ON_HOLDING)
+		frozen_ns = monotonic_ns() - begin;
+	*result = (struct save_result){save->saving.count.pages, save->saving.count.written + save->precopied, frozen_ns / 1000};
+	save->is_holding = r == 0 && save->end == SAVE_GOES_ON_HOLDING;
+	if (save->is_holding)
+		return 0;
+	settle_pins(save, r);
 	if (r == 0 && !go_on)
 		kill_held(save);
 	else if (!go_on)
 		container_save_point_end(save->c);
-	*result = (struct save_result){save->saving.count.pages, save->saving.count.written + save->precopied, frozen_ns / 1000};
 	return r;
 }
 
@@ -416,6 +424,35 @@ static int step_precopy(struct save *save)
 	return 0;
 }
 
+void save_finish(struct save *save)
+{
+	settle_pins(save, 0);
+	kill_held(save);
+	save_free(save);
+}
+
+void save_cancel(struct save *save)
+{
+	image_remove(save->draft.path);
+	settle_pins(save, -ECANCELED);
+	container_save_point_end(save->c);
+	save_free(save);
+}
+
+void save_forget(struct save *save)
+{
+	settle_pins(save, 0);
+	save_free(save);
+}
+
+int save_release_pins(struct container *c)
+{
+	if (linked_checkpoints(c) || !swap_pinned_slots(c->swap))
+		return 0;
+	int r = swap_pins_commit(c->swap, true);
+	return r < 0 ? r : swap_keep(c->swap, false);
+}
+
 int save_step(struct save **save, struct save_result *result, struct checkpoint_error *error)
 {
 	struct save *s = *save;
@@ -423,6 +460,8 @@ int save_step(struct save **save, struct save_result *result, struct checkpoint_
 	if (r == 0)
 		r = step_hold(s, result);
 	if (r == -EINPROGRESS)
+		return r;
+	if (s->is_holding)
 		return r;
 	*error = s->saving.error;
 	save_free(s);

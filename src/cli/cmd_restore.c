@@ -1,14 +1,10 @@
 /* membox restore: a container from a checkpoint. */
-#include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "base/cleanup.h"
 #include "base/log.h"
-#include "checkpoint/restore.h"
 #include "cli/container_options.h"
 #include "cli/options.h"
+#include "cli/restoring.h"
 #include "cli/verbs.h"
 
 static const char usage[] =
@@ -31,34 +27,6 @@ static const char usage[] =
 	"Descriptors that led out of the container (a terminal, a pipe to another program) are taken from this command's. Exit code: the program's own;\n"
 	"128+N if signal N ended it; 125 membox itself failed.\n";
 
-static int run_image(const struct container_options *given, const struct image *image)
-{
-	const Image__Container *saved = image->message->container;
-	struct container_storage storage = {0};
-	struct run_config config = {0};
-	struct checkpoint_error error = {0};
-	struct restore *restore;
-	_cleanup_free_ char **argv = calloc(saved->n_command + 1, sizeof(*argv));
-	int code = EXIT_MEMBOX_FAILED;
-
-	if (!argv || restore_new(image, &restore, &error) < 0) {
-		log_error("restore: %s", argv ? error.text : strerror(ENOMEM));
-		return code;
-	}
-	memcpy(argv, saved->command, saved->n_command * sizeof(*argv));
-	if (!container_options_apply(given, saved->n_command ? argv[0] : "restored", &config, &storage)) {
-		if (!container_options_have_limit(given))
-			config.limit_bytes = MAX_OF(saved->limit_bytes, CONTAINER_MIN_LIMIT_BYTES);
-		config.argv = argv;
-		config.isolate |= saved->isolated;
-		config.restore = restore_as_source(restore);
-		code = container_run_controlled(&config);
-	}
-	restore_free(restore);
-	container_storage_release(&storage);
-	return code;
-}
-
 int cmd_restore(int argc, char **argv)
 {
 	struct container_options given;
@@ -79,7 +47,7 @@ int cmd_restore(int argc, char **argv)
 		log_error("%s", error.text);
 		return EXIT_MEMBOX_FAILED;
 	}
-	int code = run_image(&given, &image);
+	int code = restoring_run("restore", &given, &image);
 	image_close(&image);
 	return code;
 }

@@ -58,7 +58,7 @@ static const char *given(const struct container_options *request, enum run_optio
 
 static bool is_option_of(const char *verb, enum run_option option)
 {
-	if (!strcmp(verb, "restore"))
+	if (!strcmp(verb, "restore") || !strcmp(verb, "receive"))
 		return option != OPT_NO_SWAP;
 	return option < OPT_ISOLATE || !strcmp(verb, "run");
 }

@@ -1,4 +1,4 @@
-/* The options of the verbs that make a container: run, attach, restore. */
+/* The options of the verbs that make a container: run, attach, restore, receive. */
 #pragma once
 
 #include "container/run.h"

@@ -34,6 +34,8 @@ static const struct verb {
 	{"inspect", cmd_inspect, "show what a checkpoint holds"},
 	{"pack", cmd_pack, "make one portable stream of a checkpoint"},
 	{"unpack", cmd_unpack, "make a checkpoint of such a stream again"},
+	{"send", cmd_send, "send a running container to another membox, through standard output"},
+	{"receive", cmd_receive, "let a container go on that comes through standard input"},
 	{"doctor", cmd_doctor, "check what this machine allows, and say what to change"},
 	{"version", cmd_version, "print the version"},
 	{"help", cmd_help, "print this, or the help of a verb: membox help VERB"},

@@ -40,6 +40,7 @@ enum parking {
 enum release { RELEASE_NOT, RELEASE_BRINGS_BACK, RELEASE_LETS_GO, RELEASE_DONE }; /* see release.h */
 
 struct bring_back;
+struct handover;
 struct hold;
 struct precopy;
 struct reclaimer;
@@ -89,6 +90,7 @@ struct container {
 	struct bring_back *leave; /* of members that leave (leave.h); NULL: none do */
 	struct hold *frozen;     /* all members are held until further notice (freeze.h); NULL: they run */
 	unsigned frozen_by;      /* set of enum freezer */
+	struct handover *handover; /* to another place (checkpoint/handover.h); NULL: nobody wants it there */
 	int64_t grown;           /* pages that nobody had asked for, in this window of time */
 	uint64_t pace_since_ns;  /* its beginning */
 	uint64_t pace;           /* pages that would come in LATENCY_US at the highest rate lately */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "checkpoint/handover.h"
 #include "checkpoint/save.h"
 #include "control/verbs.h"
 
@@ -179,7 +180,7 @@ static void take_line(struct client *client, struct container *c, const char *li
 		json_object_put(object);
 		return;
 	}
-	client->request = (struct request){.verb = verb, .members = object, .reply = new_reply(true)};
+	client->request = (struct request){.verb = verb, .owner = client, .members = object, .reply = new_reply(true)};
 	conclude(client, control_begin(&client->request, c));
 }
 
@@ -347,6 +348,7 @@ static uint64_t serve(struct container_service *service, struct container *c)
 			continue;
 		}
 		*link = client->next;
+		handover_release(c, client); /* nobody is left who could say how it ended */
 		free_client(client);
 	}
 	return again;
@@ -371,6 +373,7 @@ static void say_last_words(struct client *client, struct container *c)
 static void ended(struct container_service *service, struct container *c)
 {
 	struct control_server *server = (struct control_server *)(void *)service;
+	handover_end(c);
 	serve(service, c);
 	runtime_folder_remove(server->folder); /* whoever comes now finds nobody */
 	close(server->listener);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "checkpoint/handover.h"
 #include "checkpoint/save.h"
 #include "container/leave.h"
 #include "container/release.h"
@@ -293,15 +294,27 @@ static int refuse_checkpoint(struct request *request, int error, const struct ch
 	return refuse(request, error, request->text, NULL);
 }
 
+static bool is_given(const struct request *request, const char *name)
+{
+	json_object *value;
+	return json_object_object_get_ex(request->members, name, &value) && json_object_get_boolean(value);
+}
+
 static int step_checkpoint(struct request *request, struct container *c)
 {
 	struct checkpoint_error error = {0};
 	struct save_result result;
+	const char *path = json_object_get_string(json_object_object_get(request->members, "path"));
+	bool is_round = is_given(request, "to_send") && is_given(request, "leave_running");
 	int r = save_step(&request->save, &result, &error);
 	if (r == -EINPROGRESS)
 		return r;
 	if (r < 0)
 		return refuse_checkpoint(request, r, &error);
+	if (request->save)
+		handover_keep_last(c, steal_pointer(request->save));
+	if (is_round && handover_keep_round(c, path) < 0)
+		return -ENOMEM;
 	add_number(request->reply, "pages", result.pages);
 	add_number(request->reply, "written", result.written);
 	add_number(request->reply, "frozen_us", result.frozen_us);
@@ -311,13 +324,25 @@ static int step_checkpoint(struct request *request, struct container *c)
 static int begin_checkpoint(struct request *request, struct container *c)
 {
 	struct checkpoint_error error = {0};
-	json_object *leave_running;
 	const char *path = json_object_get_string(json_object_object_get(request->members, "path"));
-	bool leave = json_object_object_get_ex(request->members, "leave_running", &leave_running) && json_object_get_boolean(leave_running);
+	bool is_to_send = is_given(request, "to_send");
+	enum save_end end = is_given(request, "leave_running") ? SAVE_LETS_GO_ON : is_to_send ? SAVE_GOES_ON_HOLDING : SAVE_KILLS;
 	if (path[0] != '/')
 		return refuse(request, -EINVAL, "the path is not absolute", NULL);
-	int r = save_begin(c, path, leave, &request->save, &error);
+	int r = is_to_send ? handover_claim(c, request->owner) : 0;
+	if (r == -EBUSY)
+		return refuse(request, r, "the container is being sent already", NULL);
+	if (r == 0)
+		r = save_begin(c, path, end, &request->save, &error);
 	return r < 0 ? refuse_checkpoint(request, r, &error) : -EINPROGRESS;
+}
+
+static int begin_sent(struct request *request, struct container *c)
+{
+	int r = is_given(request, "go_on") ? 0 : handover_finish(c, request->owner);
+	if (r == 0 && is_given(request, "go_on"))
+		handover_release(c, request->owner);
+	return r < 0 ? refuse(request, r, "the container is not held to be sent by this connection", NULL) : 0;
 }
 
 static int begin_wait(struct request *request, struct container *c)
@@ -344,7 +369,9 @@ static const struct control_verb verbs[] = {
 	{"swapon", {{"path", json_type_string, true}, {"size", json_type_int, false}}, begin_swapon, NULL, true},
 	{"swapoff", {{0}}, begin_swapoff, step_swapoff, true},
 	{"release", {{"pid", json_type_int, false}}, begin_release, step_release, false},
-	{"checkpoint", {{"path", json_type_string, true}, {"leave_running", json_type_boolean, false}}, begin_checkpoint, step_checkpoint, true},
+	{"checkpoint", {{"path", json_type_string, true}, {"leave_running", json_type_boolean, false}, {"to_send", json_type_boolean, false}}, begin_checkpoint,
+	 step_checkpoint, true},
+	{"sent", {{"go_on", json_type_boolean, false}}, begin_sent, NULL, false},
 	{"wait", {{0}}, begin_wait, NULL, false},
 };
 
@@ -353,6 +380,8 @@ int control_begin(struct request *request, struct container *c)
 	bool is_refused = container_is_releasing(c) || (c->leave && request->verb->begin != begin_set);
 	if (request->verb->is_change && is_refused)
 		return refuse(request, -EBUSY, "a release is under way", NULL);
+	if ((request->verb->is_change || request->verb->begin == begin_release) && handover_is_holding(c))
+		return refuse(request, -EBUSY, "the container is being sent to another place", NULL);
 	bool is_other = request->verb->is_change || request->verb->begin == begin_release;
 	if (is_other && c->is_being_saved && request->verb->begin != begin_set)
 		return refuse(request, -EBUSY, "a checkpoint is under way", "try again when it is done");

@@ -14,6 +14,7 @@ struct save;
 
 struct request {
 	const struct control_verb *verb;
+	const void *owner;    /* the connection that it came by */
 	json_object *members; /* of the request, checked against the verb's list */
 	json_object *reply;
 	const char *error, *hint; /* for people, when it is refused; NULL: what errno says */
@@ -30,7 +31,7 @@ struct control_member {
 
 struct control_verb {
 	const char *name;
-	struct control_member members[3]; /* allowed ones, ended by a NULL name */
+	struct control_member members[4]; /* allowed ones, ended by a NULL name */
 	int (*begin)(struct request *request, struct container *c);
 	int (*step)(struct request *request, struct container *c); /* NULL: there is no work, -EINPROGRESS means waiting for the end */
 	bool is_change; /* of limit, usage or swap: not while a release is under way */

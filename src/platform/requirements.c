@@ -85,6 +85,11 @@ static bool have_capability(int capability)
 	return !capability_sets(sets, false) && (sets[capability / 32].effective & 1u << capability % 32);
 }
 
+bool requirements_may_choose_ids(void)
+{
+	return have_capability(CAP_CHECKPOINT_RESTORE) || have_capability(CAP_SYS_ADMIN);
+}
+
 /* A child that only waits to be killed, as something to try rights on; gone with its parent. */
 static pid_t start_sleeper(void)
 {

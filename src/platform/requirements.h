@@ -27,6 +27,9 @@ uint32_t requirements_examine(const char *swap_dir, struct requirement ret[REQUI
 /* True when the kernel reports forks to this process. Without that adopted processes have to stay traced. */
 bool requirements_have_fork_events(void);
 
+/* True when processes may be given the ids that they had. */
+bool requirements_may_choose_ids(void);
+
 struct requirement_failure {
 	char text[256]; /* "WHAT: WHY", without the program's name */
 };

@@ -4,6 +4,7 @@
  *   zstd frames ─┬─ HEAD   what the rest needs, and of which machine it is
  *                ├─ PAGES  slots and their content; a later one of the same slot replaces an earlier one
  *                ├─ IMAGE  a piece of the description
+ *                ├─ ROUND  the description is whole for now, of a program that still runs elsewhere: more will follow
  *                └─ END    everything was there
  *   skippable frame: digest
  *
@@ -21,6 +22,7 @@ enum pack_kind {
 	PACK_PAGES,
 	PACK_IMAGE,
 	PACK_END,
+	PACK_ROUND,
 };
 
 /* Before each body. All numbers are little-endian here and below. */

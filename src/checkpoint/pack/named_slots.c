@@ -34,6 +34,12 @@ void named_slots_release(struct named_slots *slots)
 	*slots = (struct named_slots){0};
 }
 
+void named_slots_drop(struct named_slots *slots, slot_t slot)
+{
+	slots->nr -= named_slots_have(slots, slot);
+	slots->bits[slot / 64] &= ~(UINT64_C(1) << slot % 64);
+}
+
 bool named_slots_have(const struct named_slots *slots, slot_t slot)
 {
 	return slot < slots->end && slots->bits[slot / 64] >> slot % 64 & 1;

@@ -14,6 +14,9 @@ struct named_slots {
 int named_slots_of(const Image__Image *image, struct named_slots *ret);
 void named_slots_release(struct named_slots *slots);
 
+/* As if it were not named. */
+void named_slots_drop(struct named_slots *slots, slot_t slot);
+
 bool named_slots_have(const struct named_slots *slots, slot_t slot);
 
 /* The first run of neighbours from `from` on, at most max of them: how many (0: there is none any more) and *ret_first. */

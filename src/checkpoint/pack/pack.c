@@ -14,8 +14,8 @@ static int fail_stream(struct checkpoint_error *error, const char *stream, int c
 	return checkpoint_fail(error, code, "%.200s: %s", stream, strerror(-code));
 }
 
-static int pack_pages(const struct image *image, const struct named_slots *slots, struct pack_writer *writer, const char *stream,
-		      const struct pack_progress *progress, struct checkpoint_error *error)
+int pack_pages(const struct image *image, const struct named_slots *slots, struct pack_writer *writer, const char *stream, const struct pack_progress *progress,
+	       struct checkpoint_error *error)
 {
 	_cleanup_free_ uint8_t *buffer = malloc(PACK_PAGES_AT_ONCE * PAGE_BYTES);
 	uint64_t done = 0;
@@ -40,8 +40,7 @@ static int pack_pages(const struct image *image, const struct named_slots *slots
 	}
 }
 
-/* The stream's pages are plain, so the key has no place in it. */
-static int pack_description(struct pack_writer *writer, const Image__Image *message)
+int pack_description(struct pack_writer *writer, const Image__Image *message)
 {
 	Image__Pages pages = *message->pages;
 	Image__Image plain = *message;

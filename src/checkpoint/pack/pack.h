@@ -16,6 +16,13 @@ struct pack_result {
 	uint64_t packed; /* bytes of the stream */
 };
 
-/* A whole image as a whole stream; each page is verified. path is the image's, stream the name of where it goes, for messages. 0 or -errno with the reason. */
+/* Those slots of an image; each page is verified. stream: the name of where it goes, for messages. 0 or -errno with the reason. */
+int pack_pages(const struct image *image, const struct named_slots *slots, struct pack_writer *writer, const char *stream, const struct pack_progress *progress,
+	       struct checkpoint_error *error);
+
+/* The description of an image, without the key of its swap file: the stream's pages are plain. 0 or -errno. */
+int pack_description(struct pack_writer *writer, const Image__Image *message);
+
+/* A whole image as a whole stream. path is the image's, for messages. As above. */
 int pack_image(const struct image *image, const char *path, struct pack_writer *writer, const char *stream, const struct pack_progress *progress,
 	       struct pack_result *ret, struct checkpoint_error *error);

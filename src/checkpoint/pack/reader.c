@@ -131,10 +131,12 @@ static int check_head(struct pack_reader *reader, const struct pack_record *reco
 static bool makes_sense(const struct pack_record *record)
 {
 	bool has_pages = record->kind == PACK_PAGES;
-	if (record->kind < PACK_HEAD || record->kind > PACK_END || record->bytes > PACK_BODY_MAX_BYTES || has_pages != (record->nr > 0))
+	if (record->kind < PACK_HEAD || record->kind > PACK_ROUND || record->bytes > PACK_BODY_MAX_BYTES || has_pages != (record->nr > 0))
 		return false;
 	if (record->kind == PACK_END)
 		return record->bytes == sizeof(struct pack_totals);
+	if (record->kind == PACK_ROUND)
+		return record->bytes == 0;
 	return !has_pages || (record->nr <= PACK_PAGES_AT_ONCE && record->bytes == record->nr * (PAGE_BYTES + sizeof(uint64_t)));
 }
 

@@ -45,7 +45,7 @@ static int take_head(struct unpacking *u, const struct pack_record *record, cons
 	Image__Machine *machine = image__machine__unpack(NULL, record->bytes - sizeof(head), body + sizeof(head));
 	if (!machine)
 		return nonsense(u, "it does not say of which machine it is");
-	int r = u->options->check ? u->options->check(machine, u->error) : 0;
+	int r = u->options->check_machine ? u->options->check_machine(machine, u->error) : 0;
 	image__machine__free_unpacked(machine, NULL);
 	return r;
 }
@@ -116,6 +116,17 @@ static int take_image(struct unpacking *u, const struct pack_record *record, con
 	u->image = image;
 	u->image_bytes += record->bytes;
 	return 0;
+}
+
+static int take_round(struct unpacking *u)
+{
+	Image__Image *image;
+	int r = u->options->check_image ? image_decode(u->image, u->image_bytes, u->options->path, &image, u->error) : 0;
+	if (r < 0 || !u->options->check_image)
+		return r;
+	r = u->options->check_image(image, u->options->context, u->error);
+	image__image__free_unpacked(image, NULL);
+	return r;
 }
 
 static int write_header(struct unpacking *u)
@@ -194,6 +205,7 @@ int unpack_stream(struct pack_reader *reader, const struct unpack_options *optio
 		r = record.kind == PACK_HEAD    ? take_head(&u, &record, body)
 		    : record.kind == PACK_PAGES ? take_pages(&u, &record, body)
 		    : record.kind == PACK_IMAGE ? take_image(&u, &record, body)
+		    : record.kind == PACK_ROUND ? take_round(&u)
 						: take_end(&u, body);
 	}
 	free(u.image);
@@ -202,6 +214,21 @@ int unpack_stream(struct pack_reader *reader, const struct unpack_options *optio
 	else
 		*ret = out;
 	return r;
+}
+
+int unpack_image(struct pack_reader *reader, const struct unpack_options *options, struct image *ret, struct checkpoint_error *error)
+{
+	struct unpacked out;
+	char *path = strdup(options->path);
+	int r = path ? unpack_stream(reader, options, &out, error) : checkpoint_fail(error, -ENOMEM, "%.200s: %s", options->path, strerror(ENOMEM));
+	if (r < 0) {
+		free(path);
+		return r;
+	}
+	*ret = (struct image){
+		.message = out.message, .checksums_bytes = out.room_bytes, .pages_path = path,
+		.base = {.fd = options->pages, .nr_slots = out.message->pages->nr_slots, .seed = out.message->pages->checksum_seed, .checksums = out.checksums, .path = path}};
+	return 0;
 }
 
 void unpacked_release(struct unpacked *unpacked)

@@ -16,11 +16,19 @@ struct unpacked {
 struct unpack_options {
 	int pages;        /* an empty file, open for writing: becomes a swap file that holds those slots and holes */
 	const char *path; /* its name, for messages */
-	/* Called with the machine that the stream comes from, before anything is written: 0, or -errno with the reason to refuse it. NULL: nobody asks. */
-	int (*check)(const Image__Machine *machine, struct checkpoint_error *error);
+	/*
+	 * Whether what comes would be taken: called with the machine before anything is written, and with the description of each round. 0, or -errno with the reason to
+	 * refuse it. NULL: nobody asks.
+	 */
+	int (*check_machine)(const Image__Machine *machine, struct checkpoint_error *error);
+	int (*check_image)(const Image__Image *image, void *context, struct checkpoint_error *error);
+	void *context;
 	const struct pack_progress *progress;
 };
 
 /* 0, when pack_reader_next has said that the stream is whole, or -errno with the reason. */
 int unpack_stream(struct pack_reader *reader, const struct unpack_options *options, struct unpacked *ret, struct checkpoint_error *error);
 void unpacked_release(struct unpacked *unpacked);
+
+/* The same as an image that is open, which takes the file over: image_close. */
+int unpack_image(struct pack_reader *reader, const struct unpack_options *options, struct image *ret, struct checkpoint_error *error);

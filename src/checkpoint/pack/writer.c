@@ -169,6 +169,12 @@ int pack_writer_image(struct pack_writer *writer, const Image__Image *image)
 	return r;
 }
 
+int pack_writer_round(struct pack_writer *writer)
+{
+	int r = write_record(writer, PACK_ROUND, 0, 0, (struct part[2]){{0}});
+	return r < 0 ? r : pack_writer_flush(writer);
+}
+
 int pack_writer_flush(struct pack_writer *writer)
 {
 	return compress(writer, NULL, 0, ZSTD_e_flush);

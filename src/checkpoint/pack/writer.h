@@ -25,6 +25,9 @@ int pack_writer_pages(struct pack_writer *writer, slot_t first, uint32_t nr, con
 /* The description; a later one replaces it. */
 int pack_writer_image(struct pack_writer *writer, const Image__Image *image);
 
+/* What was written until now is a whole of which the other end can see whether it would take it; it can be read there at once. */
+int pack_writer_round(struct pack_writer *writer);
+
 /* All that was written until now can be read at the other end. */
 int pack_writer_flush(struct pack_writer *writer);
 

@@ -401,23 +401,23 @@ int layout_clear(struct restored_process *p)
 	return r < 0 ? checkpoint_fail(&p->restoring->error, r, "process %d: no memory: %s", p->pid, strerror(-r)) : 0;
 }
 
-static int check_same_file(struct restored_process *p, const Image__Mapping *m)
+int mapping_check_file(const Image__Mapping *m)
 {
 	struct stat st;
 	if (stat(m->path, &st) < 0)
-		return fail_restore(p, m, "its file", -errno);
+		return -errno;
 	uint64_t changed_ns = (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec;
 	bool is_written = m->flags & MAP_SHARED && m->may_write; /* by the program itself, or others that share it */
 	if (!is_written && ((uint64_t)st.st_size != m->file_bytes || changed_ns != m->file_changed_ns))
-		return fail_restore(p, m, "its file is not what it was", -ESTALE);
+		return -ESTALE;
 	return 0;
 }
 
 static int open_file(struct restored_process *p, const Image__Mapping *m)
 {
-	int r = check_same_file(p, m);
+	int r = mapping_check_file(m);
 	if (r < 0)
-		return r;
+		return fail_restore(p, m, r == -ESTALE ? "its file is not what it was" : "its file", r);
 	int flags = (m->flags & MAP_SHARED && m->may_write ? O_RDWR : O_RDONLY) | O_CLOEXEC;
 	remote_addr_t path = remote_put(&p->remote, 0, m->path, strlen(m->path) + 1);
 	long fd = path ? REMOTE_CALL(&p->remote, SYS_openat, (uint64_t)AT_FDCWD, path, (uint64_t)flags, 0, 0, 0) : -EFAULT;

@@ -73,6 +73,8 @@ int layout_save(struct saved_process *p);
  */
 int layout_clear(struct restored_process *p);
 int layout_restore(struct restored_process *p);
+/* Whether the file of a mapping is there as it was. 0, -ESTALE or -errno. */
+int mapping_check_file(const Image__Mapping *m);
 
 /* --- threads.c --- */
 int threads_save(struct saved_process *p);

@@ -1,0 +1,153 @@
+/* membox send: a running container through standard output. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "cli/options.h"
+#include "cli/packing.h"
+#include "cli/request.h"
+#include "cli/verbs.h"
+#include "control/send.h"
+
+static const char usage[] =
+	"Usage: membox send [OPTION]... NAME\n"
+	"Write the container, while it runs, as a stream to standard output, end it, and let it go on where `membox receive` reads the stream:\n"
+	"\n"
+	"  membox send job | ssh host membox receive --detach\n"
+	"\n"
+	"Its memory is sent while it runs, then what has changed, until little is left; for that it is stopped. If the stream breaks before everything has been written, it goes on here\n"
+	"as if nothing had happened. In the end it has ended here, and its last checkpoint stays, from which `membox restore` or `membox pack` can take it up.\n"
+	"\n"
+	"      --image FOLDER  where that checkpoint is to be, on the file system of the swap file (default: the swap file's path and '.sent')\n"
+	"  -1 ... -19          fast ... small (default: -1)\n"
+	"  -T, --threads N     compress in N threads; 0: one for each processor (default: that, at most 8)\n"
+	"      --long          look for what repeats far back as well\n"
+	"      --help          print this\n"
+	"\n"
+	"Exit code 0; 1 when the container refuses (it says why, and goes on) or there is none of that name; 125 when membox itself failed.\n";
+
+enum { OPT_IMAGE = 400 };
+
+struct command {
+	struct packing_options packing;
+	const char *name, *folder;
+	bool help;
+};
+
+static int parse(int argc, char **argv, struct command *ret)
+{
+	static const struct option options[] = {
+		PACKING_LONG_OPTIONS,
+		{"image", required_argument, NULL, OPT_IMAGE},
+		{"help", no_argument, NULL, 'h'},
+		{0},
+	};
+	int c, r;
+	packing_options_init(&ret->packing);
+	ret->packing.pack.level = 1; /* it has to keep up with the program */
+	opterr = 0;
+	for (int word = optind; (c = getopt_long(argc, argv, ":h" PACKING_SHORT_OPTIONS, options, NULL)) != -1; word = optind) {
+		if (c == '?' || c == ':')
+			return option_error("send", options, c, argv);
+		r = packing_take_option(&ret->packing, c, word);
+		if (r > 1)
+			return r;
+		ret->help |= c == 'h';
+		if (c == OPT_IMAGE)
+			ret->folder = optarg;
+	}
+	if (ret->help)
+		return 0;
+	if (argc - optind != 1) {
+		log_error("send: give one container (see `membox send --help`)");
+		return EXIT_MEMBOX_FAILED;
+	}
+	ret->name = argv[optind];
+	return packing_check_options(&ret->packing);
+}
+
+/* Beside the swap file, where the checkpoint has to be. NULL after one line on stderr. */
+static char *default_folder(struct membox *m, const char *name)
+{
+	int r;
+	char *folder = NULL;
+	_cleanup_object_ json_object *object = request_object(m, "describe", &r);
+	const char *swap = object ? object_text(object, "swap_file") : NULL;
+	if (r)
+		log_error("%s", membox_error(m));
+	else if (!swap)
+		log_error("%s: it has no swap file, through which it is sent (membox swapon gives it one)", name);
+	else if (asprintf(&folder, "%s.sent", swap) < 0)
+		folder = NULL;
+	return folder;
+}
+
+/* 0, or the exit code after one line on stderr. */
+static int check_folder(const char *folder)
+{
+	if (access(folder, F_OK) < 0 && errno == ENOENT)
+		return 0;
+	log_error("%s: it is there already (what was sent before? remove it, or give --image FOLDER)", folder);
+	return EXIT_MEMBOX_FAILED;
+}
+
+static void say_result(const struct command *command, const char *folder, const struct send_result *result)
+{
+	char size[SIZE_TEXT_MAX], sent[SIZE_TEXT_MAX], packed[SIZE_TEXT_MAX];
+	log_error("%s is sent: %s, in %u rounds %s (%s in the stream); stopped for %.1f ms. Its checkpoint %s stays until you remove it", command->name,
+		  format_size(result->pages << PAGE_SHIFT, size), result->rounds + 1, format_size(result->sent << PAGE_SHIFT, sent), format_size(result->packed, packed),
+		  (double)result->held_us / 1000, folder);
+}
+
+static int send(struct membox *m, const struct command *command, const char *folder)
+{
+	struct packing_display display = {.text = "sending"};
+	struct pack_progress progress = packing_progress(&display);
+	struct send_options options = {
+		.name = command->name, .folder = folder, .fd = STDOUT_FILENO, .stream = "standard output", .pack = command->packing.pack, .progress = &progress};
+	struct send_result result;
+	struct checkpoint_error error = {0};
+	int r = send_container(m, &options, &result, &error);
+	packing_clear(&display);
+	if (r == 0)
+		say_result(command, folder, &result);
+	else if (result.is_gone)
+		log_error("%s: %s has ended here, and its checkpoint is %s (membox restore lets it go on, membox pack sends it again)", error.text, command->name, folder);
+	else
+		log_error("%s (%s)", error.text, result.goes_on ? "it goes on here" : "nothing was sent that could run");
+	return r == 0 ? 0 : result.was_refused ? EXIT_REFUSED : EXIT_MEMBOX_FAILED;
+}
+
+int cmd_send(int argc, char **argv)
+{
+	struct command command = {0};
+	_cleanup_membox_ struct membox *m = NULL;
+	_cleanup_free_ char *folder = NULL;
+	int code = parse(argc, argv, &command);
+
+	if (!code && command.help) {
+		fputs(usage, stdout);
+		return finish_output(0);
+	}
+	if (code)
+		return code;
+	if (isatty(STDOUT_FILENO)) {
+		log_error("standard output: is a terminal (give a pipe to `membox receive`)");
+		return EXIT_MEMBOX_FAILED;
+	}
+	signal(SIGPIPE, SIG_IGN); /* said as any other failure */
+	code = request_connect(command.name, WAIT_FOR_WORK, &m);
+	if (code)
+		return code;
+	folder = command.folder ? request_absolute_path("send", command.folder) : default_folder(m, command.name);
+	if (!folder)
+		return EXIT_MEMBOX_FAILED;
+	code = check_folder(folder);
+	return code ? code : send(m, &command, folder);
+}
