@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "container/prefetch.h"
 #include "pager/snapshot.h"
 #include "platform/pagemap.h"
 
@@ -513,7 +514,7 @@ static int place_extent(struct restored_process *p, struct address_space *as, co
 	return r;
 }
 
-int pages_place(struct restored_process *p, struct address_space *as)
+int pages_place(struct restored_process *p, struct address_space *as, struct prefetch *prefetch)
 {
 	int r = 0;
 	for (size_t i = 0; r == 0 && i < p->message->memory->n_mappings; i++) {
@@ -521,8 +522,11 @@ int pages_place(struct restored_process *p, struct address_space *as)
 		if (!comes_as_faults(m) || !m->n_extents)
 			continue;
 		r = snapshot_register(as, m->start, m->end);
-		for (size_t k = 0; r == 0 && k < m->n_extents; k++)
+		for (size_t k = 0; r == 0 && k < m->n_extents; k++) {
 			r = place_extent(p, as, m->extents[k]);
+			if (r == 0 && prefetch && m->extents[k]->resident)
+				prefetch_add(prefetch, as, m->extents[k]->start, m->extents[k]->nr_pages);
+		}
 	}
 	return r < 0 ? fail_restore(p, 0, r) : 0;
 }

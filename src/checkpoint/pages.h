@@ -24,4 +24,5 @@ int pages_save_file(struct saved_process *p, Image__Object *object, int fd, uint
  * is placed, to be read when it is touched.
  */
 int pages_restore_now(struct restored_process *p);
-int pages_place(struct restored_process *p, struct address_space *as);
+struct prefetch;
+int pages_place(struct restored_process *p, struct address_space *as, struct prefetch *prefetch); /* to which the working set is added; or NULL */

@@ -19,6 +19,7 @@
 #include "checkpoint/pages.h"
 #include "container/container.h"
 #include "container/isolate.h"
+#include "container/prefetch.h"
 #include "platform/process.h"
 
 #define STOP_TIMEOUT_US 5000000u /* a new process, which only has to reach a stop */
@@ -28,6 +29,7 @@ struct restore {
 	struct restoring restoring;
 	struct restored_process *processes; /* one for each of the image, in its order */
 	size_t nr_processes;
+	struct prefetch *prefetch; /* being filled; NULL: no memory */
 };
 
 static int fail(struct restore *r, pid_t pid, const char *what, long code)
@@ -272,7 +274,7 @@ static int adopt(struct restore *r, struct container *c, struct restored_process
 	if (!p->remote.world || !has_pages(p))
 		return 0;
 	int result = member ? container_adopt_held(c, member, p->remote.world) : -ESRCH;
-	return result < 0 ? fail(r, p->pid, "its pages cannot be put under a userfaultfd", result) : pages_place(p, member->as);
+	return result < 0 ? fail(r, p->pid, "its pages cannot be put under a userfaultfd", result) : pages_place(p, member->as, r->prefetch);
 }
 
 static int start(void *context, struct container *c)
@@ -280,16 +282,20 @@ static int start(void *context, struct container *c)
 	struct restore *r = context;
 	int result = 0;
 	container_refresh_members(c);
+	r->prefetch = prefetch_new(c);
 	for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
 		result = adopt(r, c, &r->processes[i]);
 	FAULT_POINT("restore.adopted");
 	if (result < 0) { /* the keeper waits for them as for any */
+		prefetch_free(r->prefetch);
 		kill_all(r);
 		return result;
 	}
 	for (size_t i = r->nr_processes; i; i--)
 		world_resume(r->processes[i - 1].remote.world);
 	FAULT_POINT("restore.running");
+	if (r->prefetch)
+		prefetch_start(r->prefetch);
 	log_debug("restored: running %llu us after the keeper began", (unsigned long long)(monotonic_ns() - c->begin_ns) / 1000);
 	return 0;
 }

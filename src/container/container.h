@@ -43,6 +43,7 @@ struct bring_back;
 struct handover;
 struct hold;
 struct precopy;
+struct prefetch;
 struct reclaimer;
 
 struct container {
@@ -87,6 +88,7 @@ struct container {
 	enum release release;
 	struct bring_back *bring_back; /* of release */
 	bool is_being_saved;      /* a checkpoint is under way */
+	struct prefetch *prefetch; /* of a restored container; NULL: there is none (any more) */
 	struct bring_back *leave; /* of members that leave (leave.h); NULL: none do */
 	struct hold *frozen;     /* all members are held until further notice (freeze.h); NULL: they run */
 	unsigned frozen_by;      /* set of enum freezer */

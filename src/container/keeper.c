@@ -21,6 +21,7 @@
 #include "container/bring_back.h"
 #include "container/container.h"
 #include "container/freeze.h"
+#include "container/prefetch.h"
 #include "container/processes.h"
 #include "container/reclaimer.h"
 #include "container/service.h"
@@ -378,6 +379,7 @@ static void shut_down(struct keeper *k)
 {
 	struct container *c = &k->container;
 	container_thaw_all(c);
+	container_end_prefetch(c);
 	bring_back_free(c->swapoff);
 	bring_back_free(c->bring_back);
 	bring_back_free(c->leave);

@@ -11,6 +11,7 @@
 #include "checkpoint/handover.h"
 #include "checkpoint/save.h"
 #include "container/leave.h"
+#include "container/prefetch.h"
 #include "container/release.h"
 #include "container/swap_switch.h"
 #include "platform/process.h"
@@ -385,6 +386,8 @@ int control_begin(struct request *request, struct container *c)
 	bool is_other = request->verb->is_change || request->verb->begin == begin_release;
 	if (is_other && c->is_being_saved && request->verb->begin != begin_set)
 		return refuse(request, -EBUSY, "a checkpoint is under way", "try again when it is done");
+	if (is_other)
+		container_end_prefetch(c);
 	return request->verb->begin(request, c);
 }
 

@@ -34,7 +34,8 @@ def membox(*words, check=True, timeout=120):
 class Saved:
     """A program that runs in a container, is checkpointed, restored, and so on; its output goes to a file."""
 
-    def __init__(self, folder, program, limit=64 * MIB, options=(), cwd=None):
+    def __init__(self, folder, program, limit=64 * MIB, options=(), cwd=None, prefix=()):
+        self.prefix = prefix  # of the command: who is to run it
         self.folder, self.image = pathlib.Path(folder), pathlib.Path(folder) / "image"
         self.output, self.name, self.cwd = self.folder / "output", f"saved-{os.getpid()}-{random.randrange(10**9)}", cwd
         self.swap = self.folder / "swap"
@@ -42,7 +43,7 @@ class Saved:
 
     def start(self, verb, words):
         with open(self.output, "ab") as out, open(self.folder / "errors", "ab") as errors:
-            self.process = subprocess.Popen([MEMBOX, verb, "--name", self.name, "--swap", str(self.swap), *map(str, words)], stdin=subprocess.DEVNULL, stdout=out,
+            self.process = subprocess.Popen([*self.prefix, MEMBOX, verb, "--name", self.name, "--swap", str(self.swap), *map(str, words)], stdin=subprocess.DEVNULL, stdout=out,
                                             stderr=errors, cwd=self.cwd)
 
     def is_there(self):
@@ -465,6 +466,23 @@ def test_written_while_the_layout_changes(saved):
     program = [victim("random-memory-ops"), 7, scale(4, 60), 24, 4]
     one, boxed, times = go_through(saved, program, scale(3, 20), 0.3, limit=32 * MIB)
     assert boxed == 0 and times >= 1, one.errors()
+
+
+def test_working_set_comes_back_by_itself(saved):
+    """LINEAGE C6: what was in memory when it was saved is there again before the program asks, as far as the limit has room."""
+    def usage():
+        return json.loads(membox("stat", one.name, "--json").stdout)["rss_usage"]
+    one = saved([PYTHON, "-c", "import os, time; held = os.urandom(96 << 20); print('ready', flush=True); time.sleep(600)"], limit=256 * MIB)
+    assert wait_until(lambda: b"ready" in one.output.read_bytes(), 20)
+    one.checkpoint()
+    assert one.status() == 137
+    for limit in (256, 64):
+        one.restore("--limit", limit * MIB)
+        assert one.is_there()
+        assert wait_until(lambda: usage() > min(96, limit // 2) * MIB, 20), (limit, usage())
+        assert usage() < limit * MIB
+        membox("kill", one.name)
+        assert one.status() == 137
 
 
 def test_given_up_when_the_container_ends(saved, shared_folder):
