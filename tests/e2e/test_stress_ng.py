@@ -14,6 +14,7 @@ def test_right_under_a_quarter(box, stressor):
     need_membox()
     command = [need_program("stress-ng"), "--" + stressor, "1", "--verify", "--timeout", str(scale(2, 20)), "--oomable", "--temp-path", box.folder]
     bare = box.run_bare(command)
-    assert bare.status == 0, bare.stderr[-2000:]
+    if bare.status:
+        pytest.skip(f"it fails without membox: {bare.stderr[-300:]}")
     run = box.run_boxed(command, max(bare.sample["peak"] // 4, LEAST))
     assert run.status == 0, run.stdout[-1000:] + run.stderr[-3000:]
