@@ -22,6 +22,7 @@
 
 enum { ERESTART_RESTARTBLOCK = 516 }; /* include/linux/errno.h of the kernel; user space never sees it */
 
+#define SIGNALS_MAX 64
 #define YIELD_ROUNDS 300
 #define NAP_NS 50000
 
@@ -227,10 +228,13 @@ static int wait_report(struct tracee *tracee)
 	return report;
 }
 
-/* Sets the thread going until it reports `wanted`. All signals are blocked, but SIGSTOP cannot be: it is put off until the release. */
+/*
+ * Sets the thread going until it reports `wanted`. All signals are blocked, but SIGSTOP cannot be: it is put off until the release. Nor can one that the kernel
+ * forces upon it, again and again when it has unmapped what the kernel writes to (its restartable sequence): -EFAULT.
+ */
 static int run_until(struct tracee *tracee, int wanted)
 {
-	for (;;) {
+	for (int nr_signals = 0;;) {
 		long r = wanted == STOP_AT_SYSCALL ? ptrace(PTRACE_SYSCALL, tracee->tid, NULL, NULL)
 						   : ptrace(PTRACE_CONT, tracee->tid, NULL, NULL);
 		int report;
@@ -248,6 +252,8 @@ static int run_until(struct tracee *tracee, int wanted)
 			return 0;
 		if (report >> 8 == 0)
 			tracee->deferred_signal = report & 0x7f;
+		if (report >> 8 == 0 && ++nr_signals == SIGNALS_MAX)
+			return -EFAULT;
 	}
 }
 
@@ -332,6 +338,10 @@ static void settle(struct tracee *tracee)
 	if (regs_write(tracee->tid, &tracee->saved_regs) < 0)
 		return;
 	tracee_interrupt(tracee);
+	if (tracee->follows) /* it could not be told: it would never stop */
+		tracee_interrupt(tracee);
+	if (tracee->follows)
+		return;
 	if (run_until(tracee, STOP_AT_INTERRUPT) < 0 && (tracee->state != TRACEE_BORROWED || run_until(tracee, STOP_AT_INTERRUPT) < 0))
 		return;
 	ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof(tracee->saved_mask), &tracee->saved_mask);

@@ -286,10 +286,10 @@ def run_case(case):
     except Bad as bad:
         outcome = f"BAD {bad}"
     finally:
-        if box.process and box.process.poll() is None:
-            box.process.kill()
-            box.process.communicate()
         kill_all()
+        if box.process:
+            box.process.wait()
+            box.process.stdout.close()
         reap()
     said, log = box.said(), read(box.log)
     shutil.rmtree(folder, ignore_errors=True)

@@ -311,15 +311,19 @@ static remote_addr_t find_gap(const Image__Memory *memory, const struct kernel_r
 }
 
 /* A copy of us has a restartable sequence registered, in memory that is going to be unmapped. */
-static void forget_rseq(struct restored_process *p)
+static long forget_rseq(struct restored_process *p)
 {
+	long r = 0;
 #ifdef PTRACE_GET_RSEQ_CONFIGURATION
 	struct __ptrace_rseq_configuration area = {0};
-	if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, p->pid, sizeof(area), &area) > 0 && area.rseq_abi_pointer)
-		REMOTE_CALL(&p->remote, SYS_rseq, area.rseq_abi_pointer, area.rseq_abi_size, 1 /* RSEQ_FLAG_UNREGISTER */, area.signature, 0, 0);
+	if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, p->pid, sizeof(area), &area) < 0)
+		r = errno == EIO ? 0 : -errno; /* a kernel without the request has forgotten it at fork, or has none */
+	if (r == 0 && area.rseq_abi_pointer)
+		r = REMOTE_CALL(&p->remote, SYS_rseq, area.rseq_abi_pointer, area.rseq_abi_size, 1 /* RSEQ_FLAG_UNREGISTER */, area.signature, 0, 0);
 #endif
-	REMOTE_CALL(&p->remote, SYS_set_robust_list, 0, 24, 0, 0, 0, 0);
-	REMOTE_CALL(&p->remote, SYS_set_tid_address, 0, 0, 0, 0, 0, 0);
+	if (r >= 0)
+		r = REMOTE_CALL(&p->remote, SYS_set_robust_list, 0, 24, 0, 0, 0, 0);
+	return r < 0 ? r : REMOTE_CALL(&p->remote, SYS_set_tid_address, 0, 0, 0, 0, 0, 0);
 }
 
 static long unmap_between(struct restored_process *p, const struct kernel_ranges *now)
@@ -390,8 +394,9 @@ int layout_clear(struct restored_process *p)
 	remote_addr_t place = r == 0 ? find_gap(p->message->memory, &now, KERNEL_RANGES_BYTES + REMOTE_SCRATCH_BYTES) : 0;
 	if (!place)
 		return checkpoint_fail(&p->restoring->error, -ENOMEM, "process %d: no free place among its mappings", p->pid);
-	forget_rseq(p);
-	long done = unmap_between(p, &now);
+	long done = forget_rseq(p);
+	if (done >= 0)
+		done = unmap_between(p, &now);
 	if (done < 0)
 		return checkpoint_fail(&p->restoring->error, (int)done, "process %d: cannot be emptied: %s", p->pid, strerror((int)-done));
 	r = place_kernel_ranges(p, &now, place);
