@@ -98,6 +98,16 @@ void address_space_lose(struct address_space *as, const char *reason)
 	as->pager->callbacks.fatal(as->pager->callbacks.context, reason);
 }
 
+/* Agent lock held, so never in the middle of a transaction. A fault thread that looks at the agent has the layout lock. Returns the one that there was. */
+static struct agent *set_agent(struct address_space *as, struct agent *agent)
+{
+	lock_take(&as->layout);
+	struct agent *before = as->agent;
+	as->agent = agent;
+	lock_drop(&as->layout);
+	return before;
+}
+
 void address_space_bury(struct address_space *as)
 {
 	/*
@@ -107,8 +117,7 @@ void address_space_bury(struct address_space *as)
 	if (atomic_exchange(&as->dead, true))
 		return;
 	lock_take(&as->agent_lock);
-	if (as->agent)
-		agent_release(steal_pointer(as->agent));
+	agent_release(set_agent(as, NULL));
 	lock_drop(&as->agent_lock);
 	if (as->thread)
 		fault_thread_wake(as->thread);
@@ -117,8 +126,7 @@ void address_space_bury(struct address_space *as)
 void address_space_abandon(struct address_space *as)
 {
 	lock_take(&as->agent_lock);
-	if (as->agent)
-		agent_release(steal_pointer(as->agent));
+	agent_release(set_agent(as, NULL));
 	as->pid = 0;
 	lock_drop(&as->agent_lock);
 }
@@ -144,16 +152,18 @@ static int know_process(struct address_space *as, pid_t pid)
 	return MIN_OF(MIN_OF(as->pagemap, as->maps), 0);
 }
 
-/* The reclaim thread may already know one that was inherited: it looks at the agent only under the agent lock. */
+/* The reclaim thread may already know one that was inherited, and looks at the agent under the agent lock; a fault thread serves it, under the layout lock. */
 static int give_agent(struct address_space *as, struct world *world, struct agent *agent)
 {
 	lock_take(&as->agent_lock);
+	lock_take(&as->layout);
 	int r = know_process(as, world_pid(world));
 	as->agent = agent;
+	if (r == 0)
+		r = find_stack_and_arguments(as);
+	lock_drop(&as->layout);
 	lock_drop(&as->agent_lock);
-	if (r == 0 && agent->stamp)
-		r = stamp_init(&as->stamp, world_pid(world), agent->stamp);
-	return r < 0 ? r : find_stack_and_arguments(as);
+	return r == 0 && agent->stamp ? stamp_init(&as->stamp, world_pid(world), agent->stamp) : r;
 }
 
 int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage_pages, struct address_space *inherited,
@@ -277,10 +287,11 @@ int address_space_let_go(struct address_space *as, struct world *world)
 	as->released = r == 0;
 	if (r == 0)
 		r = unmap_sentinel(as, world);
-	if (r == 0 && as->agent)
-		r = agent_dismiss(as->agent, world);
-	if (r == 0)
-		as->agent = NULL;
+	struct agent *agent = r == 0 ? set_agent(as, NULL) : NULL;
+	if (agent)
+		r = agent_dismiss(agent, world);
+	if (agent && r < 0)
+		set_agent(as, agent);
 	lock_drop(&as->agent_lock);
 	return r;
 }

@@ -40,7 +40,7 @@ struct address_space {
 	_Atomic uint64_t broken;  /* pages copied, ever, to end the sharing that fork left */
 	_Atomic uint64_t evicted; /* pages that have left, ever */
 
-	pid_t pid;   /* 0: child of a fork whose process is not known yet, or abandoned */
+	_Atomic pid_t pid; /* 0: child of a fork whose process is not known yet, or abandoned */
 	int pagemap, maps; /* its files in /proc; -1 until the process is known */
 	int uffd;
 	remote_addr_t sentinel; /* see inject/agent.h */

@@ -527,7 +527,7 @@ static int record(struct transaction *t)
 		}
 	}
 	/* The batch's page list becomes visible to faults with its length; until the content is there they are told to ask again. */
-	batch->nr_pages = t->nr_pages;
+	writeback_moved(as->pager->writeback, batch, t->nr_pages);
 	r = registration_pin_threads(as);
 	return r < 0 && r != -ESRCH ? r : captured;
 }

@@ -3,7 +3,7 @@
 
 #include "pager/address_space.h"
 
-/* Under no lock or the layout lock of a stopped world: flags the pages of [start, end) as never to be evicted. 0 or -ENOMEM. */
+/* Layout lock held: flags the pages of [start, end) as never to be evicted. 0 or -ENOMEM. */
 int registration_pin(struct address_space *as, remote_addr_t start, remote_addr_t end);
 
 /*

@@ -106,6 +106,13 @@ void writeback_return(struct writeback *wb, struct batch *batch)
 		address_space_put(as);
 }
 
+void writeback_moved(struct writeback *wb, struct batch *batch, uint32_t nr_pages)
+{
+	lock_take(&wb->lock);
+	batch->nr_pages = nr_pages;
+	lock_drop(&wb->lock);
+}
+
 void writeback_captured(struct writeback *wb, struct batch *batch)
 {
 	lock_take(&wb->lock);

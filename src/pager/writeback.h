@@ -60,6 +60,9 @@ struct batch *writeback_take(struct writeback *wb, struct address_space *as);
 /* Reclaim thread. Gives back a batch that came to nothing. */
 void writeback_return(struct writeback *wb, struct batch *batch);
 
+/* Reclaim thread. Its list of pages is: whoever looks for one of them finds it, and is told to ask again. */
+void writeback_moved(struct writeback *wb, struct batch *batch, uint32_t nr_pages);
+
 /* Reclaim thread. The buffer is complete: faults may be served from it from now on. */
 void writeback_captured(struct writeback *wb, struct batch *batch);
 

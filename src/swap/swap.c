@@ -654,9 +654,12 @@ int swap_sync(const struct swap *swap)
 	return fdatasync(swap->claim.fd) < 0 ? -errno : 0;
 }
 
-uint64_t swap_used_slots(const struct swap *swap)
+uint64_t swap_used_slots(struct swap *swap)
 {
-	return slot_map_used(swap->map);
+	lock_take(&swap->lock);
+	uint64_t used = slot_map_used(swap->map);
+	lock_drop(&swap->lock);
+	return used;
 }
 
 uint64_t swap_total_slots(const struct swap *swap)

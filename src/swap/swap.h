@@ -133,7 +133,7 @@ uint64_t swap_page_second_checksum(const struct swap *swap, const void *page);
 void swap_set_checksum(struct swap *swap, slot_t slot, uint64_t checksum);
 uint64_t swap_checksum(const struct swap *swap, slot_t slot);
 
-uint64_t swap_used_slots(const struct swap *swap);
+uint64_t swap_used_slots(struct swap *swap);
 uint64_t swap_total_slots(const struct swap *swap); /* the cap */
 
 /* For tests and for the end of a run: the allocator's books. True when counts, free lists and references agree. */
