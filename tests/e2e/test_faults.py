@@ -9,7 +9,7 @@ from boxes import ROOT, execute, need_membox, need_root, scale
 MEMBOX_FAULTS = pathlib.Path(os.environ.get("MEMBOX_FAULTS", ROOT / "build-check/clang/membox"))
 
 
-@pytest.mark.parametrize("words", [("--sample", scale(50, 400)), ("--kills", scale(30, 1000))], ids=["faults", "kills"])
+@pytest.mark.parametrize("words", [("--sample", scale(40, 400)), ("--kills", scale(20, 1000))], ids=["faults", "kills"])
 def test_faults(words):
     need_membox()
     need_root("to restore a checkpoint")
