@@ -72,8 +72,8 @@ static void apply_remap(struct address_space *as, remote_addr_t from, remote_add
 static void apply_remove(struct address_space *as, remote_addr_t start, remote_addr_t end)
 {
 	struct page_run runs[64];
-	struct pagemap_query query = {
-		.start = start, .end = end, .require = PAGE_PRESENT, .forbid = PAGE_FILE, .report = PAGE_PRESENT};
+	struct pagemap_query query = { /* a page that the kernel is migrating just now looks swapped */
+		.start = start, .end = end, .any = PAGE_PRESENT | PAGE_SWAPPED, .forbid = PAGE_FILE, .report = PAGE_PRESENT};
 	address_space_forget(as, start, end);
 	while (as->pagemap >= 0 && query.start < end) {
 		int n = pagemap_scan(as->pagemap, &query, runs, ARRAY_LEN(runs), &query.start);

@@ -160,11 +160,15 @@ static int page_is_there(struct address_space *child, remote_addr_t page, bool i
 	return 0;
 }
 
-/* Also what the system's own swap has. */
-static int believe_what_is_there(struct address_space *child, uint64_t category)
+/* Also what the system's own swap has, and what is being migrated just now, in one look: it may change from one to the other. */
+static int believe_what_is_there(struct address_space *child)
 {
 	struct page_run runs[256];
-	struct pagemap_query query = {.start = 0, .end = ADDRESS_END, .require = category, .forbid = PAGE_FILE, .report = PAGE_HUGE | category};
+	struct pagemap_query query = {.start = 0,
+				      .end = ADDRESS_END,
+				      .any = PAGE_PRESENT | PAGE_SWAPPED,
+				      .forbid = PAGE_FILE,
+				      .report = PAGE_HUGE | PAGE_PRESENT | PAGE_SWAPPED};
 	while (query.start < query.end) {
 		int n = pagemap_scan(child->pagemap, &query, runs, ARRAY_LEN(runs), &query.start);
 		if (n < 0)
@@ -225,9 +229,7 @@ int forkless_settle_child(struct address_space *child)
 {
 	struct cover cover = {.child = child};
 	lock_take(&child->layout);
-	int r = believe_what_is_there(child, PAGE_PRESENT);
-	if (r == 0)
-		r = believe_what_is_there(child, PAGE_SWAPPED);
+	int r = believe_what_is_there(child);
 	if (r == 0)
 		r = maps_for_each(child->pid, cover_mapping, &cover);
 	if (r == 0)
