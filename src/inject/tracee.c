@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "inject/report.h"
 #include "platform/process.h"
+#include "platform/scheduling.h"
 
 #define STOP_AT_SYSCALL (SIGTRAP | 0x80) /* with PTRACE_O_TRACESYSGOOD */
 #define STOP_AT_INTERRUPT (SIGTRAP | PTRACE_EVENT_STOP << 8)
@@ -26,11 +27,12 @@ enum { ERESTART_RESTARTBLOCK = 516 }; /* include/linux/errno.h of the kernel; us
 #define YIELD_ROUNDS 300
 #define NAP_NS 50000
 
+/* A real-time thread yields to nobody that it waits for: where there is one processor only it has to sleep. */
 void poll_nap(unsigned int *rounds)
 {
 	static const struct timespec nap = {.tv_nsec = NAP_NS};
 
-	if (++*rounds < YIELD_ROUNDS)
+	if (++*rounds < YIELD_ROUNDS && scheduling_nr_processors() > 1)
 		sched_yield();
 	else
 		nanosleep(&nap, NULL);
