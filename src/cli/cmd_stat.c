@@ -77,6 +77,22 @@ static void print_head(json_object *object)
 	putchar('\n');
 }
 
+static void print_nodes(json_object *object)
+{
+	char text[SIZE_TEXT_MAX];
+	json_object *nodes;
+
+	if (!json_object_object_get_ex(object, "nodes", &nodes))
+		return;
+	printf("%-10s  ", "nodes");
+	for (size_t i = 0; i < json_object_array_length(nodes); i++) {
+		json_object *node = json_object_array_get_idx(nodes, i);
+
+		printf("%s%s on %" PRIu64, i ? ", " : "", format_size_short(object_number(node, "rss"), text), object_number(node, "node"));
+	}
+	putchar('\n');
+}
+
 static void print_members(json_object *object)
 {
 	char rss_text[SIZE_TEXT_MAX], file_text[SIZE_TEXT_MAX];
@@ -134,6 +150,7 @@ static void print_report(json_object *object)
 static void print_text(json_object *object)
 {
 	print_head(object);
+	print_nodes(object);
 	print_members(object);
 	print_figures(object);
 	print_report(object);

@@ -29,6 +29,7 @@ static const struct verb {
 	{"swapon", cmd_swapon, "give a container a swap file"},
 	{"swapoff", cmd_swapoff, "take a container's swap file away"},
 	{"release", cmd_release, "let a container's processes go on without membox"},
+	{"migrate", cmd_migrate, "move a container's memory to other NUMA nodes"},
 	{"checkpoint", cmd_checkpoint, "save a container into a folder, so that it can be restored"},
 	{"restore", cmd_restore, "let a saved container go on"},
 	{"inspect", cmd_inspect, "show what a checkpoint holds"},

@@ -18,6 +18,7 @@ int cmd_wait(int argc, char **argv);
 int cmd_swapon(int argc, char **argv);
 int cmd_swapoff(int argc, char **argv);
 int cmd_release(int argc, char **argv);
+int cmd_migrate(int argc, char **argv);
 int cmd_checkpoint(int argc, char **argv);
 int cmd_restore(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);

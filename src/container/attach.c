@@ -126,14 +126,11 @@ static bool is_of_another_kind(pid_t pid)
 /* pidfd_getfd(2) asks the same rights as PTRACE_ATTACH and disturbs nothing: without them it does not even say that there is no such descriptor. */
 static int check_rights(pid_t pid, int pidfd, struct refusal *refusal)
 {
-	long mode, filters = 0, own = 0;
 	if (pidfd_take_fd(pidfd, NO_SUCH_FD) == -EPERM)
 		return refuse(refusal, -EPERM, "no right to trace it (set sysctl kernel.yama.ptrace_scope=0, or give membox CAP_SYS_PTRACE)");
 	if (is_of_another_kind(pid))
 		return refuse(refusal, -ENOEXEC, "it is not a 64-bit program");
-	process_status_number(pid, "Seccomp_filters", &filters);
-	process_status_number(getpid(), "Seccomp_filters", &own);
-	if ((process_status_number(pid, "Seccomp", &mode) == 0 && mode == 1) || filters > own)
+	if (process_is_filtered(pid))
 		return refuse(refusal, -EACCES, "it is under a seccomp filter, which would judge membox's system calls");
 	return 0;
 }

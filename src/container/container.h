@@ -42,6 +42,7 @@ enum release { RELEASE_NOT, RELEASE_BRINGS_BACK, RELEASE_LETS_GO, RELEASE_DONE }
 struct bring_back;
 struct handover;
 struct hold;
+struct migration;
 struct precopy;
 struct prefetch;
 struct reclaimer;
@@ -90,6 +91,7 @@ struct container {
 	bool is_being_saved;      /* a checkpoint is under way */
 	struct prefetch *prefetch; /* of a restored container; NULL: there is none (any more) */
 	struct bring_back *leave; /* of members that leave (leave.h); NULL: none do */
+	struct migration *migration; /* under way (migrate/migration.h); NULL: none */
 	struct hold *frozen;     /* all members are held until further notice (freeze.h); NULL: they run */
 	unsigned frozen_by;      /* set of enum freezer */
 	struct handover *handover; /* to another place (checkpoint/handover.h); NULL: nobody wants it there */

@@ -3,9 +3,11 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 
 #include "base/event.h"
 #include "base/log.h"
@@ -24,9 +26,18 @@
 #define MAX_SPACES 1024
 #define MAX_MEMBERS 4096
 #define FILE_INTERVAL_NS 100000000ull /* between two rounds over the file pages, unless nothing else is left */
+#define ORDER_TRIES 20
+#define ORDER_NAP_NS 500000
 #define POOL_AUTO_PERCENT 80 /* of the memory that the container may have */
 #define POOL_LEAVES ((8ull << 20) >> PAGE_SHIFT) /* at least, in pages, so that a small container is not all pool */
 #define POOL_MAX_PERCENT 90  /* the program needs some pages in memory to go on at all */
+
+/* What somebody wants to be evicted, and waits for. */
+struct order {
+	struct address_space *as;
+	const struct page_set *set;
+	bool shared;
+};
 
 struct reclaimer {
 	struct container *c;
@@ -38,6 +49,8 @@ struct reclaimer {
 	bool is_out[MAX_SPACES];                  /* dry or impossible in this round */
 	uint32_t nr_spaces;
 	uint64_t last_file_ns;
+	_Atomic(struct order *) order; /* set by whoever waits on order_done, taken by the thread */
+	sem_t order_done;
 };
 
 void reclaimer_kick(struct reclaimer *reclaimer)
@@ -280,6 +293,38 @@ static void reclaim_round(struct reclaimer *r)
 	drop_spaces(r);
 }
 
+/* An event that is unread, or a page under way, is over soon. */
+static void evict_ordered(const struct order *order)
+{
+	struct timespec nap = {.tv_nsec = ORDER_NAP_NS};
+	for (int i = 0; i < ORDER_TRIES && evict_set(order->as, order->set).later; i++)
+		nanosleep(&nap, NULL);
+}
+
+static void serve_order(struct reclaimer *r)
+{
+	struct order *order = atomic_exchange(&r->order, NULL);
+	if (!order)
+		return;
+	if (r->c->swap && !atomic_load(&r->c->swap_leaves) && !writeback_has_failed(r->c->pager.writeback)) {
+		take_spaces(r);
+		if (order->shared)
+			shared_pages_evict(r->spaces, r->nr_spaces, order->set->start);
+		evict_ordered(order);
+		drop_spaces(r);
+	}
+	sem_post(&r->order_done);
+}
+
+void reclaimer_evict(struct reclaimer *reclaimer, struct address_space *as, const struct page_set *set, bool shared)
+{
+	struct order order = {.as = as, .set = set, .shared = shared};
+	atomic_store(&reclaimer->order, &order);
+	reclaimer_kick(reclaimer);
+	while (sem_wait(&reclaimer->order_done) < 0 && errno == EINTR)
+		;
+}
+
 static void *reclaimer_main(void *argument)
 {
 	struct reclaimer *r = argument;
@@ -293,6 +338,8 @@ static void *reclaimer_main(void *argument)
 		if (kicked && read(r->event, &count, sizeof(count)) < 0 && errno != EAGAIN)
 			log_debug("reclaim: eventfd: errno %d", errno);
 		atomic_store(&r->kicked, false);
+		preference_follow(&r->c->pager.preference);
+		serve_order(r);
 		uint64_t limit = charge_limit(&r->c->charge);
 		if (kicked)
 			set_pool_target(r, limit);
@@ -334,6 +381,7 @@ int reclaimer_start(struct container *c, struct reclaimer **ret_reclaimer)
 	if (!r)
 		return -ENOMEM;
 	r->c = c;
+	sem_init(&r->order_done, 0, 0);
 	r->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int result = r->event < 0 ? -errno : reclaimer_resume(r);
 	if (result < 0) {
@@ -352,6 +400,7 @@ void reclaimer_stop(struct reclaimer *reclaimer)
 		return;
 	reclaimer_pause(reclaimer);
 	drop_spaces(reclaimer);
+	sem_destroy(&reclaimer->order_done);
 	close(reclaimer->event);
 	free(reclaimer);
 }

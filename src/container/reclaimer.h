@@ -3,6 +3,8 @@
 
 #include <stdbool.h>
 
+#include "pager/evict.h"
+
 struct container;
 struct reclaimer;
 
@@ -16,3 +18,9 @@ int reclaimer_resume(struct reclaimer *reclaimer);
 
 /* Look now. Any thread, never blocks. */
 void reclaimer_kick(struct reclaimer *reclaimer);
+
+/*
+ * The reclaim thread evicts the pages of a set that may leave, with `shared` from every process that shares them by fork. Returns when it has. One thread at a
+ * time, not the container thread; the reclaim thread is not paused meanwhile.
+ */
+void reclaimer_evict(struct reclaimer *reclaimer, struct address_space *as, const struct page_set *set, bool shared);

@@ -79,6 +79,7 @@ static void reply_error(struct client *client, int error, const char *why, const
 
 static void end_request(struct client *client)
 {
+	migration_free(client->request.migration);
 	json_object_put(client->request.members);
 	json_object_put(client->request.reply);
 	save_free(client->request.save);

@@ -14,6 +14,7 @@
 #include "container/prefetch.h"
 #include "container/release.h"
 #include "container/swap_switch.h"
+#include "platform/numa.h"
 #include "platform/process.h"
 
 static int refuse(struct request *request, int error, const char *why, const char *hint)
@@ -118,14 +119,39 @@ static json_object *departed_of(const struct members *members)
 	return pids;
 }
 
+/* What each node holds of the members, a page that several map once for each; NULL: there is one node only, and no need to walk all pages. */
+static json_object *nodes_of(const struct members *members)
+{
+	static uint64_t counts[NUMA_NODES_MAX];
+	struct node_set online, with_memory;
+	json_object *nodes;
+	if (numa_read_nodes(&online, &with_memory) < 0 || node_set_next(&with_memory, (unsigned)node_set_next(&with_memory, 0) + 1) < 0)
+		return NULL;
+	memset(counts, 0, sizeof(counts));
+	for (uint32_t i = 0; i < members->nr; i++)
+		if (!members->items[i].same_memory)
+			numa_count_pages(members->items[i].task, counts);
+	nodes = json_object_new_array();
+	for (int node = node_set_next(&with_memory, 0); node >= 0; node = node_set_next(&with_memory, (unsigned)node + 1)) {
+		json_object *one = json_object_new_object();
+		add_number(one, "node", (uint64_t)node);
+		add_number(one, "rss", counts[node] << PAGE_SHIFT);
+		json_object_array_add(nodes, one);
+	}
+	return nodes;
+}
+
 static int begin_stat(struct request *request, struct container *c)
 {
-	json_object *members = json_object_new_array();
+	json_object *members = json_object_new_array(), *nodes;
 	begin_describe(request, c);
 	json_object_object_add(request->reply, "figures", figures_of(&c->stats));
 	for (uint32_t i = 0; i < c->members.nr; i++)
 		json_object_array_add(members, member_object(&c->members.items[i]));
 	json_object_object_add(request->reply, "members", members);
+	nodes = nodes_of(&c->members);
+	if (nodes)
+		json_object_object_add(request->reply, "nodes", nodes);
 	json_object_object_add(request->reply, "departed", departed_of(&c->members));
 	add_text(request->reply, "oom_report", container_oom_report(c));
 	return 0;
@@ -346,6 +372,67 @@ static int begin_sent(struct request *request, struct container *c)
 	return r < 0 ? refuse(request, r, "the container is not held to be sent by this connection", NULL) : 0;
 }
 
+static void add_migrated(json_object *reply, const struct migrate_result *result)
+{
+	const struct migrate_figures *figures = &result->figures;
+	static const char *const names[NR_MIGRATE_FAILURES] = {"busy", "shared", "refused", "other"};
+	json_object *reasons = json_object_new_object();
+	double seconds = (double)result->took_ns / 1e9;
+	add_number(reply, "found", figures->found);
+	add_number(reply, "moved", figures->moved);
+	add_number(reply, "swapped", figures->swapped);
+	add_number(reply, "freed", figures->freed);
+	add_number(reply, "failed", migrate_figures_failed(figures));
+	for (int i = 0; i < NR_MIGRATE_FAILURES; i++)
+		add_number(reasons, names[i], figures->failed[i]);
+	json_object_object_add(reply, "failed_by_reason", reasons);
+	add_number(reply, "left", figures->left);
+	add_number(reply, "undirected", result->undirected);
+	json_object_object_add(reply, "seconds", json_object_new_double(seconds));
+	json_object_object_add(reply, "gb_per_s", json_object_new_double((double)(figures->moved << PAGE_SHIFT) / 1e9 / seconds));
+}
+
+static int step_migrate(struct request *request, struct container *c)
+{
+	struct migrate_result result;
+	int r = migration_step(&request->migration, &result);
+	if (r == 0)
+		add_migrated(request->reply, &result);
+	return r;
+}
+
+static int begin_migrate(struct request *request, struct container *c)
+{
+	struct migrate_error error;
+	struct node_set to, from;
+	json_object *from_text;
+	bool has_from = json_object_object_get_ex(request->members, "from", &from_text);
+	int r = migration_read_nodes("--to-node", json_object_get_string(json_object_object_get(request->members, "to")), &to, &error);
+	if (r == 0 && has_from)
+		r = migration_read_nodes("--from-node", json_object_get_string(from_text), &from, &error);
+	if (r < 0) {
+		snprintf(request->text, sizeof(request->text), "%s", error.text);
+		return refuse(request, r, request->text, "see /sys/devices/system/node/has_memory");
+	}
+	if (c->migration)
+		return refuse(request, -EBUSY, "another migration is under way", "try again when it is done");
+	if (c->parking != PARKING_NOT || c->swapoff)
+		return refuse(request, -EBUSY, "a park or a swapoff is under way, or the container is parked", "try again when it is done");
+	r = migration_begin(c, &to, has_from ? &from : NULL, &request->migration);
+	return r < 0 ? r : -EINPROGRESS;
+}
+
+/* Of the migration that is under way; nothing when there is none. */
+static int begin_migration(struct request *request, struct container *c)
+{
+	struct migrate_progress progress = {0};
+	json_object_object_add(request->reply, "under_way", json_object_new_boolean(migration_progress(c, &progress)));
+	add_number(request->reply, "resident", progress.resident);
+	add_number(request->reply, "looked_at", progress.looked_at);
+	add_number(request->reply, "moved", progress.moved);
+	return 0;
+}
+
 static int begin_wait(struct request *request, struct container *c)
 {
 	return -EINPROGRESS;
@@ -373,8 +460,17 @@ static const struct control_verb verbs[] = {
 	{"checkpoint", {{"path", json_type_string, true}, {"leave_running", json_type_boolean, false}, {"to_send", json_type_boolean, false}}, begin_checkpoint,
 	 step_checkpoint, true},
 	{"sent", {{"go_on", json_type_boolean, false}}, begin_sent, NULL, false},
+	{"migrate", {{"to", json_type_string, true}, {"from", json_type_string, false}}, begin_migrate, step_migrate, true},
+	{"migration", {{0}}, begin_migration, NULL, false},
 	{"wait", {{0}}, begin_wait, NULL, false},
 };
+
+/* A migration holds members for a moment and evicts from them: whatever holds, evicts or brings back all of them has to wait. */
+static bool disturbs_migration(const struct control_verb *verb)
+{
+	return verb->begin == begin_park || verb->begin == begin_swapon || verb->begin == begin_swapoff || verb->begin == begin_release ||
+	       verb->begin == begin_checkpoint;
+}
 
 int control_begin(struct request *request, struct container *c)
 {
@@ -386,6 +482,8 @@ int control_begin(struct request *request, struct container *c)
 	bool is_other = request->verb->is_change || request->verb->begin == begin_release;
 	if (is_other && c->is_being_saved && request->verb->begin != begin_set)
 		return refuse(request, -EBUSY, "a checkpoint is under way", "try again when it is done");
+	if (c->migration && disturbs_migration(request->verb))
+		return refuse(request, -EBUSY, "a migration is under way", "try again when it is done");
 	if (is_other)
 		container_end_prefetch(c);
 	return request->verb->begin(request, c);

@@ -9,6 +9,7 @@
 
 #include "container/container.h"
 #include "container/squeeze.h"
+#include "migrate/migration.h"
 
 struct save;
 
@@ -21,6 +22,7 @@ struct request {
 	char text[400];           /* room for an error that is made up */
 	struct squeeze squeeze;
 	struct save *save; /* of a checkpoint under way */
+	struct migration *migration;
 };
 
 struct control_member {

@@ -753,6 +753,16 @@ struct evict_result evict_pages(struct address_space *as, uint32_t want)
 	return result;
 }
 
+struct evict_result evict_set(struct address_space *as, const struct page_set *set)
+{
+	struct evict_result result = {.cannot = true};
+	lock_take(&as->agent_lock);
+	if (can_evict(as))
+		result = evict(as, BATCH_PAGES, set);
+	lock_drop(&as->agent_lock);
+	return result;
+}
+
 /* Agent and layout lock held. */
 static uint32_t find_shared(struct address_space *as, struct page_set *set)
 {

@@ -23,6 +23,9 @@ struct page_set {
 	bool has[BATCH_PAGES];
 };
 
+/* Evicts those pages of a set that may leave. Reclaim thread only; takes agent and layout lock. */
+struct evict_result evict_set(struct address_space *as, const struct page_set *set);
+
 /* Fills set->has with the pages from set->start that the process shares by fork and that may leave. Returns how many. Takes agent and layout lock. */
 uint32_t evict_find_shared(struct address_space *as, struct page_set *set);
 

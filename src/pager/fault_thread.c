@@ -35,6 +35,7 @@ struct fault_thread {
 	_Atomic bool reopen; /* fault_thread_reopen waits on reopened */
 	sem_t reopened;
 	int reopen_result;
+	_Atomic uint32_t preference;
 	struct lock lock; /* LOCK_FAULT_THREAD: the list of attached address spaces */
 	struct address_space *attached;
 
@@ -255,6 +256,7 @@ static void *fault_thread_main(void *argument)
 			purge_dead(thread);
 		if (atomic_load(&thread->reopen))
 			reopen_io(thread);
+		atomic_store_explicit(&thread->preference, preference_follow(&thread->pager->preference), memory_order_relaxed);
 		int work = work_once(thread);
 		if (++spins % LOOK_AROUND == 0)
 			work += look_around(thread, 0);
@@ -357,6 +359,11 @@ void fault_thread_wake(struct fault_thread *thread)
 {
 	atomic_store(&thread->purge, true);
 	event_raise(thread->wake);
+}
+
+uint32_t fault_thread_preference(const struct fault_thread *thread)
+{
+	return atomic_load(&thread->preference);
 }
 
 int fault_thread_reopen(struct fault_thread *thread)

@@ -16,6 +16,9 @@ int fault_thread_attach(struct fault_thread *thread, struct address_space *as);
 /* Any thread: look at waiting faults and dead address spaces again. */
 void fault_thread_wake(struct fault_thread *thread);
 
+/* The preference of nodes (preference.h) that the thread follows. Any thread. */
+uint32_t fault_thread_preference(const struct fault_thread *thread);
+
 /*
  * The pager's swap file has changed: the thread closes its I/O queue and opens one on the new file. Returns when it has, 0 or -errno. Before a file
  * is taken away nothing may refer to it; after the return the thread does not use it any more.

@@ -148,3 +148,18 @@ void pager_wake(struct pager *pager)
 	for (uint32_t i = 0; i < pager->nr_threads; i++)
 		fault_thread_wake(pager->threads[i]);
 }
+
+void pager_prefer(struct pager *pager, const struct node_set *nodes)
+{
+	preference_set(&pager->preference, nodes);
+	preference_follow(&pager->preference);
+	pager_wake(pager);
+}
+
+bool pager_follows_preference(const struct pager *pager)
+{
+	for (uint32_t i = 0; i < pager->nr_threads; i++)
+		if (fault_thread_preference(pager->threads[i]) != atomic_load(&pager->preference.seq))
+			return false;
+	return true;
+}

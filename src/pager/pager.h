@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "base/types.h"
+#include "pager/preference.h"
 #include "pool/pool.h"
 #include "reclaim/charge.h"
 #include "reclaim/pool_fit.h"
@@ -50,6 +51,7 @@ struct pager {
 	struct charge *charge;
 	struct pager_callbacks callbacks;
 	struct pager_home home;
+	struct preference preference; /* nodes on which pages come back */
 	struct fault_thread *threads[PAGER_MAX_FAULT_THREADS];
 	uint32_t nr_threads, next_thread;
 	_Atomic uint64_t evicted;  /* pages ever; the clock of refault distances */
@@ -84,6 +86,12 @@ unsigned pager_age_at_refault(const struct pager *pager, remote_addr_t page, uin
 
 /* Starts the fault threads at the first adoption and gives the address space to one of them. 0 or -errno. */
 int pager_attach(struct pager *pager, struct address_space *as);
+
+/* From now on pages come back on these nodes while they have room. Container thread. */
+void pager_prefer(struct pager *pager, const struct node_set *nodes);
+
+/* True when every fault thread does so. Container thread. */
+bool pager_follows_preference(const struct pager *pager);
 
 /* Makes waiting faults look again (room was made, or the dry sequence moved). */
 void pager_wake(struct pager *pager);

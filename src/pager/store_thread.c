@@ -397,6 +397,7 @@ static void *store_thread_main(void *argument)
 	for (;;) {
 		uint64_t request;
 		bool stop;
+		preference_follow(&wb->pager->preference);
 		struct batch *batch = next_queued(wb, &request, &stop);
 		reap(wb, false);
 		if (batch)

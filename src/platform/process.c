@@ -343,6 +343,15 @@ int process_status_number(pid_t pid, const char *key, long *ret)
 	return 0;
 }
 
+bool process_is_filtered(pid_t pid)
+{
+	long mode, filters = 0, own = 0;
+
+	process_status_number(pid, "Seccomp_filters", &filters);
+	process_status_number(getpid(), "Seccomp_filters", &own);
+	return (process_status_number(pid, "Seccomp", &mode) == 0 && mode == 1) || filters > own;
+}
+
 int process_check_owner(pid_t pid)
 {
 	char buf[4096], path[32];

@@ -82,6 +82,9 @@ int process_info_read(pid_t pid, struct process_info *ret); /* also of one threa
 /* A line of /proc/PID/status that holds a number, or the first of several: "Uid", "TracerPid", ... 0, -ESRCH, or -ENODATA: no such line. */
 int process_status_number(pid_t pid, const char *key, long *ret);
 
+/* True when the process is under a seccomp filter that is not ours too: system calls that are made in it may be refused, or kill it. */
+bool process_is_filtered(pid_t pid);
+
 /* The pid that the process has in its innermost pid namespace; 0: it is gone. */
 pid_t process_innermost_pid(pid_t pid);
 

@@ -1,4 +1,5 @@
 """The user nobody, without any capability: forks are not announced, adopted processes stay traced (docs/architecture.md, Without fork events)."""
+import json
 import os
 import pathlib
 import shutil
@@ -249,3 +250,26 @@ def test_checkpoint_and_restore(user):
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 0, stderr
     assert output.read_bytes() == b"ready\nright\n"
+
+
+def swapped(user):
+    status, stdout, _, _ = execute(user.command(boxes.MEMBOX, "stat", "m", "--json"))
+    return json.loads(stdout)["swap_used"] if status == 0 else 0
+
+
+def test_migrate(user):
+    """An adopted process is traced by the keeper, which holds it once more to tell its threads where memory is to come from."""
+    if not os.path.exists("/sys/devices/system/node/has_memory"):
+        pytest.skip("the kernel knows no NUMA nodes")
+    code = "b = bytearray(96 << 20); b[::4096] = b'x' * (96 << 8); input(); print(sum(b[::4096]), open('/proc/self/numa_maps').readline().split()[1])"
+    box = subprocess.Popen(user.box([PYTHON, "-c", code], 48 * MIB, "--name", "m"), cwd=user.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        assert wait_until(lambda: swapped(user) > 10 * MIB, 20)
+        status, stdout, stderr, _ = execute(user.command(boxes.MEMBOX, "migrate", "m", "--to-node", "0", "--json"))
+        assert status == 0, stderr
+        assert json.loads(stdout)["undirected"] == 0
+        stdout, stderr = box.communicate(b"\n", timeout=60)
+    finally:
+        box.kill()
+    assert stdout == b"%d prefer:0\n" % (120 * (96 << 8)), stderr
