@@ -200,6 +200,7 @@ static int lowest_free(const Image__Image *image)
 static int make_all(struct restore *r, struct container *c)
 {
 	const Image__Image *image = r->restoring.image->message;
+	r->restoring.cgroup = c->backstop.folder;
 	r->restoring.has_user_namespace = c->config->isolate && geteuid();
 	int lowest = r->restoring.first_file = lowest_free(image);
 	int result = objects_restore(&r->restoring, lowest);

@@ -44,20 +44,20 @@ def test_pipeline_of_four(saved):
 
 SQL = """
 create table t(id integer primary key, x integer, text text);
-begin; with recursive n(i) as (select 1 union all select i + 1 from n where i < 200000) insert into t select i, i * 7919 % 100003, hex(i * 31) from n; commit;
+begin; with recursive n(i) as (select 1 union all select i + 1 from n where i < 50000) insert into t select i, i * 7919 % 100003, hex(i * 31) from n; commit;
 create index t_x on t(x);
-with recursive r(i) as (select 1 union all select i + 1 from r where i < 60) select i, (select sum(a.x) + count(distinct a.text) from t a where a.x % 60 = i) from r;
+with recursive r(i) as (select 1 union all select i + 1 from r where i < {rounds}) select i, (select sum(a.x) + count(distinct a.text) from t a where a.x % 20 = i % 20) from r;
 update t set x = x + 1 where id % 3 = 0; delete from t where id % 7 = 0; vacuum;
 select count(*), sum(x), min(text), max(text) from t; pragma integrity_check;
-with recursive r(i) as (select 1 union all select i + 1 from r where i < 100) select i, (select sum(a.x * i) from t a join t b on a.id = b.id + 1 where a.x % 50 = b.x % 50) from r;
+with recursive r(i) as (select 1 union all select i + 1 from r where i < {rounds}) select i, (select sum(a.x * i) from t a join t b on a.id = b.id + 1 where a.x % 50 = b.x % 50) from r;
 """
 
 
 def test_sqlite(saved, shared_folder):
     """A database in a file, with its locks and its journal."""
-    folder, program = pathlib.Path(shared_folder), need_program("sqlite3")
-    output, status = bare([program, folder / "bare.db", SQL])
-    one, boxed, times = go_through(saved, [program, folder / "saved.db", SQL], TIMES, 0.4)
+    folder, program, script = pathlib.Path(shared_folder), need_program("sqlite3"), SQL.format(rounds=6 * TIMES)
+    output, status = bare([program, folder / "bare.db", script])
+    one, boxed, times = go_through(saved, [program, folder / "saved.db", script], TIMES, 0.4)
     assert (boxed, one.output.read_bytes()) == (status, output), f"after {times}: {one.errors()[-3000:]}"
     assert times >= TIMES // 2
 
@@ -100,8 +100,8 @@ public class Threads {
         Random r = new Random(seed);
         HashMap<Long, String> map = new HashMap<>();
         long total = 0;
-        for (int round = 0; round < 60; round++) {
-            for (int i = 0; i < 3000; i++) map.put(r.nextLong() >>> 44, "value" + i);
+        for (int round = 0; round < ROUNDS; round++) {
+            for (int i = 0; i < 1000; i++) map.put(r.nextLong() >>> 44, "value" + i);
             for (long k : new TreeSet<>(map.keySet())) total = total * 31 + k + map.get(k).hashCode();
             try { Thread.sleep(20); } catch (InterruptedException e) { throw new RuntimeException(e); }
         }
@@ -121,7 +121,7 @@ public class Threads {
 
 def test_java_with_twenty_threads(saved, shared_folder):
     source = pathlib.Path(shared_folder) / "Threads.java"
-    source.write_text(JAVA)
+    source.write_text(JAVA.replace("ROUNDS", str(3 * TIMES)))
     subprocess.run([need_program("javac"), "-d", shared_folder, source], check=True)
     same_result(saved, [need_program("java"), "-Xmx256m", "-cp", shared_folder, "Threads"], limit=400 * MIB, least=TIMES // 4)
 
@@ -130,9 +130,9 @@ def test_make_in_the_middle(saved, shared_folder):
     """Processes start and end all the time."""
     folder, rng = pathlib.Path(shared_folder) / "make", random.Random(3)
     folder.mkdir()
-    names = [f"part{i}" for i in range(60)]
+    names = [f"part{i}" for i in range(max(10, 3 * TIMES))]
     for name in names:
-        (folder / f"{name}.c").write_text("".join(f"int {name}_{k}(int x) {{ for (int i = 0; i < x; i++) x ^= i * {rng.randint(3, 999)}; return x; }}\n" for k in range(150)))
+        (folder / f"{name}.c").write_text("".join(f"int {name}_{k}(int x) {{ for (int i = 0; i < x; i++) x ^= i * {rng.randint(3, 999)}; return x; }}\n" for k in range(50)))
     (folder / "Makefile").write_text("all: whole.a\n%.o: %.c\n\t@gcc -O2 -c $< -o $@\nwhole.a: " + " ".join(f"{name}.o" for name in names) + "\n\t@rm -f $@; ar Drc $@ $^\n"
                                      "\t@echo built\n")
     program = [need_program("make"), "-j2", "-s"]

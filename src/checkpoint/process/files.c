@@ -327,9 +327,25 @@ int files_complete(struct saving *saving)
 
 /* --- restore --- */
 
-static int open_by_path(const Image__File *f)
+/*
+ * The files of the memory cgroup that the container was in (a JVM keeps some open) are those of the one that the restored container is in: its name is that of the
+ * container with a number, in the folder of another one. NULL: it is no such file.
+ */
+static char *path_in_cgroup(const struct restoring *r, const char *path)
 {
-	int fd = open(f->path, (int)f->flags | O_CLOEXEC | O_NOCTTY | (f->kind == IMAGE__FILE__KIND__FOLDER ? O_DIRECTORY : 0));
+	char name[160], *found = NULL;
+	const char *last = strrchr(path, '/');
+	snprintf(name, sizeof(name), "/membox-%.100s-", r->image->message->container->name);
+	const char *folder = r->cgroup && !strncmp(path, "/sys/fs/cgroup/", 15) ? strstr(path, name) : NULL;
+	if (!folder || strchr(folder + 1, '/') != last || asprintf(&found, "%s%s", r->cgroup, last) < 0)
+		return NULL;
+	return found;
+}
+
+static int open_by_path(const struct restoring *r, const Image__File *f)
+{
+	_cleanup_free_ char *moved = path_in_cgroup(r, f->path);
+	int fd = open(moved ? moved : f->path, (int)f->flags | O_CLOEXEC | O_NOCTTY | (f->kind == IMAGE__FILE__KIND__FOLDER ? O_DIRECTORY : 0));
 	if (fd < 0)
 		return -errno;
 	if (f->kind == IMAGE__FILE__KIND__REGULAR && lseek(fd, (off_t)f->position, SEEK_SET) < 0) {
@@ -444,7 +460,7 @@ static int open_file(struct restoring *r, size_t i, int above)
 	case IMAGE__FILE__KIND__REGULAR:
 	case IMAGE__FILE__KIND__FOLDER:
 	case IMAGE__FILE__KIND__DEVICE:
-		return open_by_path(f);
+		return open_by_path(r, f);
 	case IMAGE__FILE__KIND__OUTSIDE:
 		return open_outside(f);
 	case IMAGE__FILE__KIND__PIPE: {

@@ -42,6 +42,7 @@ struct restoring {
 	int *files;     /* for each file of the image, by index: our descriptor, above all that a process will have */
 	int *objects;   /* the same for each object */
 	int first_file; /* the lowest of all */
+	const char *cgroup; /* the folder of the container's own; NULL: it has none */
 	bool has_user_namespace; /* in which the processes have rights until they go on */
 };
 
