@@ -337,7 +337,11 @@ long tracee_syscall(struct tracee *tracee, remote_addr_t pc, long number, const 
  */
 static void settle(struct tracee *tracee)
 {
-	if (regs_write(tracee->tid, &tracee->saved_regs) < 0)
+	int r = regs_write(tracee->tid, &tracee->saved_regs);
+
+	if (r < 0 && r != -ESRCH) /* it would go on with ours */
+		r = regs_write(tracee->tid, &tracee->saved_regs);
+	if (r < 0)
 		return;
 	tracee_interrupt(tracee);
 	if (tracee->follows) /* it could not be told: it would never stop */
