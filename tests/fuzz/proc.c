@@ -71,7 +71,10 @@ static void read_figures(void)
 	process_innermost_pid(NOBODY);
 	process_has_memory(NOBODY);
 	process_check_owner(NOBODY);
-	system_activity_read(&activity);
+	int fd = system_activity_open();
+	system_activity_read(fd, &activity);
+	if (fd >= 0)
+		close(fd);
 }
 
 static void read_children(void)
