@@ -197,8 +197,8 @@ static bool goes_to_pool(struct writeback *wb)
 	struct pager *pager = wb->pager;
 	uint64_t target = atomic_load_explicit(&pager->pool_target, memory_order_relaxed);
 	uint32_t writes = atomic_load_explicit(&pager->over_limit, memory_order_relaxed) ? WRITES_OVER_LIMIT
-			  : atomic_load_explicit(&pager->starving, memory_order_relaxed) ? WRITES_IN_A_HURRY : 0;
-	if (!target || (swap_io_in_flight(wb->io) < writes && !is_dense(pager->pool)))
+			  : atomic_load_explicit(&pager->starving, memory_order_relaxed) && !is_dense(pager->pool) ? WRITES_IN_A_HURRY : 0;
+	if (!target || swap_io_in_flight(wb->io) < writes)
 		return false;
 	uint64_t memory = atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed);
 	return memory < target || pool_free_memory(pager->pool) > memory / HOLES_SHARE || wb->turn++ % TURNS_TO_POOL == 0;
