@@ -105,7 +105,6 @@ struct container {
 	uint64_t refresh_took_ns, last_strays_ns;
 	uint32_t crowd;   /* runnable tasks of the system for each processor, at least 1 */
 	bool is_crowded;
-	int activity;     /* descriptor, see system_activity_open */
 	pid_t newest_pid; /* at the last walk over the member tree */
 	bool is_settled;  /* nobody had forked since the walk before it */
 	uint64_t last_usage, quiet_ticks;

@@ -343,10 +343,9 @@ static int prepare(struct keeper *k, const struct run_config *config, struct swa
 	stat_set(&c->stats, rss_limit, config->limit_bytes);
 	k->signals = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
 	c->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	c->activity = system_activity_open();
 	if (k->signals < 0 || c->event < 0)
 		return -errno;
-	return c->activity < 0 ? c->activity : 0;
+	return 0;
 }
 
 /* The threads start after the program: it is forked from a process with one thread, and without the swap file's key. */

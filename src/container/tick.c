@@ -24,7 +24,7 @@
 #define CHANGING_INTERVAL_NS 5000000ull /* the highest usage is to be seen */
 #define QUIET_TICKS 50               /* ticks without change before the interval grows */
 #define REFRESH_NS 20000000ull       /* the member tree is walked at least this often ... */
-#define REFRESH_CALM_NS 500000000ull /* (far from the limit with a tree at rest: this often) */
+#define REFRESH_CALM_NS 250000000ull /* (far from the limit with a tree at rest: this often) */
 #define REFRESH_LEAST_NS 500000ull   /* ... and at most this often, or this share of the time, when processes are started */
 #define REFRESH_SHARE 20
 #define REFRESH_SHARE_CLOSED 5
@@ -82,7 +82,7 @@ static void refresh(struct container *c, uint64_t now)
 		return;
 	bool is_calm = !c->closed && c->is_settled && !members_share_memory(&c->members);
 	struct system_activity activity = {0};
-	system_activity_read(c->activity, &activity);
+	system_activity_read(&activity);
 	adapt_to_crowd(c, activity.runnable);
 	if (activity.newest_pid == c->newest_pid && since < (is_calm ? REFRESH_CALM_NS : REFRESH_NS))
 		return;

@@ -503,18 +503,13 @@ int thread_robust_list(pid_t tid, remote_addr_t *ret_head)
 	return 0;
 }
 
-int system_activity_open(void)
-{
-	int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
-}
-
-int system_activity_read(int fd, struct system_activity *ret)
+int system_activity_read(struct system_activity *ret)
 {
 	char text[96];
-	ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+	_cleanup_close_ int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 	if (n <= 0)
-		return n < 0 ? -errno : -ENODATA;
+		return -ENOENT;
 	text[n] = '\0';
 	return sscanf(text, "%*s %*s %*s %u/%*u %d", &ret->runnable, &ret->newest_pid) == 2 ? 0 : -EINVAL;
 }

@@ -99,10 +99,8 @@ struct system_activity {
 	pid_t newest_pid;  /* given to the newest task in our pid namespace: while it stays the same nobody has forked */
 };
 
-/* A descriptor to read it from, again and again, or -errno. */
-int system_activity_open(void);
 /* 0 or -errno. */
-int system_activity_read(int fd, struct system_activity *ret);
+int system_activity_read(struct system_activity *ret);
 
 /* True when the process has asked for I/O that goes on without a thread that waits for it: io_uring, or io_setup(2). Also when that cannot be told. */
 bool process_has_asynchronous_io(pid_t pid);

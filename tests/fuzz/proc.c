@@ -71,10 +71,7 @@ static void read_figures(void)
 	process_innermost_pid(NOBODY);
 	process_has_memory(NOBODY);
 	process_check_owner(NOBODY);
-	int fd = system_activity_open();
-	system_activity_read(fd, &activity);
-	if (fd >= 0)
-		close(fd);
+	system_activity_read(&activity);
 }
 
 static void read_children(void)
