@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,6 +26,7 @@
 #define TURNS_TO_POOL 8u
 #define WRITES_IN_A_HURRY 2u
 #define WRITES_OVER_LIMIT 4u
+#define REST_MS 1000 /* without work */
 #define DENSE 3u
 #define HOLES_SHARE 32u /* of the memory of a full pool; more than that is room */
 
@@ -355,11 +357,27 @@ static bool has_kept(const struct writeback *wb)
 	return false;
 }
 
+/* After a while without work: a container at rest keeps no megabytes for it. A free batch is nobody's, and nobody takes one while the lock is held. */
+static void give_buffers_back(struct writeback *wb)
+{
+	for (uint32_t i = 0; i < wb->nr_batches; i++) {
+		lock_take(&wb->lock);
+		if (wb->batches[i].state == BATCH_FREE)
+			madvise(wb->batches[i].buffer, BATCH_PAGES * PAGE_BYTES, MADV_DONTNEED);
+		lock_drop(&wb->lock);
+	}
+}
+
 static void wait_for_work(struct writeback *wb)
 {
 	uint64_t count;
 	struct pollfd fds[] = {{.fd = wb->event, .events = POLLIN}, {.fd = swap_io_fd(wb->io), .events = POLLIN}};
-	poll(fds, ARRAY_LEN(fds), has_kept(wb) ? KEPT_RETRY_MS : -1);
+	if (has_kept(wb)) {
+		poll(fds, ARRAY_LEN(fds), KEPT_RETRY_MS);
+	} else if (poll(fds, ARRAY_LEN(fds), REST_MS) == 0) {
+		give_buffers_back(wb);
+		poll(fds, ARRAY_LEN(fds), -1);
+	}
 	if (read(wb->event, &count, sizeof(count)) < 0 && errno != EAGAIN)
 		log_debug("store: event: errno %d", errno);
 }
