@@ -286,39 +286,16 @@ static int save_run(struct job *job, const struct page_run *run)
 	return run->categories & PAGE_SWAPPED ? save_swapped(job, run) : save_range(job, run->start, run->end);
 }
 
-/* Pages of the process's own, also those that the system has swapped out. Pages of files, and the kernel's page of zeros, are not. */
-static int save_resident(struct job *job, remote_addr_t start, remote_addr_t end)
-{
-	struct pagemap_query query = {.start = start,
-				      .end = end,
-				      .forbid = PAGE_FILE | PAGE_ZERO,
-				      .any = PAGE_PRESENT | PAGE_SWAPPED,
-				      .report = PAGE_PRESENT | PAGE_SWAPPED};
-	struct page_run runs[RUNS_AT_ONCE];
-	while (query.start < query.end) {
-		uint64_t walked = query.start;
-		int nr = pagemap_scan(job->pagemap, &query, runs, RUNS_AT_ONCE, &walked);
-		if (nr < 0)
-			return fail(job, nr, "its page tables cannot be read");
-		for (int i = 0; i < nr; i++) {
-			int r = save_run(job, &runs[i]);
-			if (r < 0)
-				return r;
-		}
-		query.start = walked;
-	}
-	return 0;
-}
-
 /* Nobody has written here since the pages were protected: what was stored while the process ran is right, where that was done. */
-static int save_unwritten(struct job *job, remote_addr_t start, remote_addr_t end)
+static int save_unwritten(struct job *job, const struct page_run *run)
 {
+	struct page_run rest = *run;
 	int r = 0;
-	while (r == 0 && start < end) {
-		struct stored_run saved = snapshot_next_saved(job->as, start, end);
-		remote_addr_t known = saved.nr_pages ? saved.start : end;
-		r = start < known ? save_resident(job, start, known) : 0;
-		start = known + saved.nr_pages * PAGE_BYTES;
+	while (r == 0 && rest.start < run->end) {
+		struct stored_run saved = snapshot_next_saved(job->as, rest.start, run->end);
+		rest.end = saved.nr_pages ? saved.start : run->end;
+		r = rest.start < rest.end ? save_run(job, &rest) : 0;
+		rest.start = rest.end + saved.nr_pages * PAGE_BYTES;
 		if (r < 0 || saved.slot == NO_SLOT)
 			continue;
 		if (swap_pin_run(job->writer->swap, saved.slot, saved.nr_pages) < 0)
@@ -328,25 +305,25 @@ static int save_unwritten(struct job *job, remote_addr_t start, remote_addr_t en
 	return r;
 }
 
-/* A mapping whose pages are watched. What the kernel takes for written to may also be a hole. */
-static int save_watched(struct job *job)
+/*
+ * Pages of the process's own, also those that the system has swapped out. Pages of files, and the kernel's page of zeros, are not. Holes are not visited, however many
+ * there are. is_watched: what is not WRITTEN may be known already (elsewhere the kernel calls everything WRITTEN, or nothing).
+ */
+static int save_resident(struct job *job, bool is_watched)
 {
-	struct pagemap_query query = {.start = job->mapping->start, .end = job->mapping->end, .require = PAGE_WRITTEN, .report = PAGE_WRITTEN};
+	struct pagemap_query query = {.start = job->mapping->start,
+				      .end = job->mapping->end,
+				      .forbid = PAGE_FILE | PAGE_ZERO,
+				      .any = PAGE_PRESENT | PAGE_SWAPPED,
+				      .report = PAGE_PRESENT | PAGE_SWAPPED | (is_watched ? PAGE_WRITTEN : 0)};
 	struct page_run runs[RUNS_AT_ONCE];
 	int r = 0;
 	for (uint64_t walked; r == 0 && query.start < query.end; query.start = walked) {
-		remote_addr_t at = query.start;
 		int nr = pagemap_scan(job->pagemap, &query, runs, RUNS_AT_ONCE, &walked);
 		if (nr < 0)
 			return fail(job, nr, "its page tables cannot be read");
-		for (int i = 0; r == 0 && i < nr; i++) {
-			r = save_unwritten(job, at, runs[i].start);
-			if (r == 0)
-				r = save_resident(job, runs[i].start, runs[i].end);
-			at = runs[i].end;
-		}
-		if (r == 0)
-			r = save_unwritten(job, at, walked);
+		for (int i = 0; r == 0 && i < nr; i++)
+			r = is_watched && !(runs[i].categories & PAGE_WRITTEN) ? save_unwritten(job, &runs[i]) : save_run(job, &runs[i]);
 	}
 	return r;
 }
@@ -362,7 +339,7 @@ static int save_mapping(struct job *job)
 	job->is_tracked = job->as && is_anonymous(job) && snapshot_is_registered(job->as, job->mapping->start, job->mapping->end);
 	int r = job->as && is_anonymous(job) ? save_evicted(job) : 0;
 	if (r == 0)
-		r = job->is_tracked ? save_watched(job) : save_resident(job, job->mapping->start, job->mapping->end);
+		r = save_resident(job, job->is_tracked);
 	if (r == 0 && *job->nr_extents)
 		qsort(*job->extents, *job->nr_extents, sizeof(**job->extents), compare_extents);
 	return r;

@@ -48,7 +48,9 @@ int snapshot_for_each_out(struct address_space *as, remote_addr_t start, remote_
 {
 	struct walk w = {.as = as, .visit = visit, .context = context};
 	address_space_lock(as);
-	shadow_for_each(as->shadow, start, end, visit_entry, &w);
+	bool any = shadow_count(as->shadow, STATE_SWAPPED) || shadow_count(as->shadow, STATE_STAGED); /* if not, the walk over a large table is saved */
+	if (any)
+		shadow_for_each(as->shadow, start, end, visit_entry, &w);
 	end_run(&w);
 	lock_drop(&as->layout);
 	return w.result;

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import struct
@@ -13,7 +14,7 @@ import time
 import pytest
 
 from boxes import MEMBOX, MIB, need_membox, need_program, need_root, scale, shell_status, victim
-from processes import wait_until
+from processes import named, read, wait_until
 
 pytestmark = [pytest.mark.usefixtures("root_only")]
 PYTHON = "/usr/bin/python3"
@@ -236,6 +237,52 @@ def test_what_fork_left_shared_is_stored_once(saved, shared_folder):
     one.restore()
     assert one.status() == 0, one.errors()
     assert one.output.read_bytes()[len(before):] == before[before.rindex(b"set\n") + 4:]
+
+
+def program_of(one, name):
+    """The process id of the program in a container that runs one."""
+    keeper = json.loads(membox("stat", one.name, "--json").stdout)["keeper"]
+    return wait_until(lambda: named(keeper, name), 20)[0]
+
+
+def page_tables(pid):
+    return next(int(line.split()[1]) for line in read(f"/proc/{pid}/status").splitlines() if line.startswith("VmPTE")) << 10
+
+
+def walk_ms(pid):
+    """What one walk over all page tables of a process takes."""
+    begin = time.monotonic()
+    read(f"/proc/{pid}/smaps_rollup")
+    return (time.monotonic() - begin) * 1000
+
+
+@pytest.mark.parametrize("run_pages", [1, 32])
+def test_sparse_memory_stays_sparse(saved, shared_folder, run_pages):
+    """LINEAGE C2: of 1 TiB the 100 MiB that were touched are saved, in a short hold, and neither saving nor restoring makes page tables for the rest."""
+    go_on = pathlib.Path(shared_folder) / f"go-on-sparse-{run_pages}"
+    one = saved([victim("touch-sparse"), 1024, 100, run_pages, go_on], limit=512 * MIB)
+    assert wait_until(lambda: b"ready" in one.output.read_bytes() or one.process.poll() is not None, 60) and one.process.poll() is None, one.errors()
+    pid, held = program_of(one, "touch-sparse"), []
+    before = page_tables(pid)
+    for n in range(3):
+        answer = one.checkpoint("--leave-running", folder=one.folder / f"image-{n}")
+        held.append(float(re.search(r"stopped for ([0-9.]+) ms", answer.stdout)[1]))
+    assert abs(page_tables(pid) - before) < before * 3 // 100 + MIB // 4
+    walk = min(walk_ms(pid) for _ in range(3))
+    assert min(held) < 6 * walk + 10, (held, walk)  # the hold takes a few walks; a look at each hole by itself took ten and more
+    one.checkpoint()
+    assert one.status() == 137
+    what = json.loads(membox("inspect", one.image, "--json").stdout)
+    assert 100 * MIB <= what["bytes"] < 102 * MIB, what["bytes"]
+    one.restore()
+    assert one.is_there(), one.errors()
+    pid = program_of(one, "touch-sparse")
+    assert page_tables(pid) < before * 103 // 100 + MIB // 4
+    go_on.touch()
+    assert wait_until(lambda: b"right" in one.output.read_bytes() or one.process.poll() is not None, 60) and one.process.poll() is None, one.errors()
+    assert abs(page_tables(pid) - before) < before * 3 // 100 + MIB // 4
+    go_on.with_name(go_on.name + "2").touch()
+    assert one.status() == 0, one.errors()
 
 
 LOCKS = """
