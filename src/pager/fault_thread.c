@@ -14,6 +14,7 @@
 #include "base/monotonic.h"
 #include "pager/events.h"
 #include "pager/fault.h"
+#include "platform/idle_latency.h"
 #include "platform/scheduling.h"
 #include "platform/userfaultfd.h"
 
@@ -22,6 +23,7 @@
 #define SPIN_LEAST_NS 20000ull
 #define SHORT_GAP_NS 40000ull     /* ... and only where faults follow each other closely, as in random access */
 #define SPIN_LOADS_NS 300000ull  /* the same while a read is under way: most take 40 to 80 us, and to be woken takes 30 */
+#define REST_MS 5                 /* without work: idle processors may sleep deeply again */
 #define RETRY_MS 1               /* while faults wait for something that no descriptor announces */
 #define MESSAGES_AT_ONCE 16
 #define MAX_HOT 4                /* address spaces polled while spinning */
@@ -46,6 +48,7 @@ struct fault_thread {
 	struct address_space *hot[MAX_HOT];
 	uint32_t next_hot;
 	uint64_t gap_ns; /* see note_gap */
+	struct idle_latency idle_latency;
 };
 
 static void defer(struct fault_thread *thread, const struct fault *fault)
@@ -244,6 +247,23 @@ static void note_gap(struct fault_thread *thread, uint64_t ns)
 	thread->gap_ns = thread->gap_ns - thread->gap_ns / 8 + MIN_OF(ns, SPIN_NS) / 8;
 }
 
+static void note_work(struct fault_thread *thread, uint64_t last_work, uint64_t now)
+{
+	note_gap(thread, now - last_work);
+	idle_latency_note_work(&thread->idle_latency, now);
+}
+
+/* Returns true when there is work again. */
+static bool sleep_for_work(struct fault_thread *thread, bool waiting)
+{
+	int timeout = waiting ? RETRY_MS : thread->idle_latency.is_low ? REST_MS : -1;
+	if (look_around(thread, timeout))
+		return true;
+	if (!waiting)
+		idle_latency_rest(&thread->idle_latency);
+	return false;
+}
+
 static void *fault_thread_main(void *argument)
 {
 	struct fault_thread *thread = argument;
@@ -262,16 +282,15 @@ static void *fault_thread_main(void *argument)
 			work += look_around(thread, 0);
 		uint64_t now = monotonic_ns();
 		if (work) {
-			note_gap(thread, now - last_work);
+			note_work(thread, last_work, now);
 			last_work = now;
 			continue;
 		}
 		bool loading = fault_has_loads(&thread->context);
 		if (now - last_work > spin_ns(thread, loading)) {
-			bool waiting = thread->nr_deferred || loading;
-			if (look_around(thread, waiting ? RETRY_MS : -1)) {
+			if (sleep_for_work(thread, thread->nr_deferred || loading)) {
 				now = monotonic_ns();
-				note_gap(thread, now - last_work);
+				note_work(thread, last_work, now);
 				last_work = now;
 			}
 		}
@@ -292,6 +311,7 @@ static int start(struct fault_thread *thread)
 	if (r < 0)
 		return r;
 	r = watch_io(thread);
+	idle_latency_open(&thread->idle_latency);
 	if (r == 0)
 		r = -pthread_create(&thread->thread, NULL, fault_thread_main, thread);
 	if (r < 0)
@@ -305,6 +325,7 @@ static void close_and_free(struct fault_thread *thread)
 		close(thread->epoll);
 	if (thread->wake >= 0)
 		close(thread->wake);
+	idle_latency_close(&thread->idle_latency);
 	sem_destroy(&thread->reopened);
 	lock_destroy(&thread->lock);
 	free(thread->deferred);
@@ -317,6 +338,7 @@ int fault_thread_new(struct pager *pager, struct fault_thread **ret_thread)
 	if (!thread)
 		return -ENOMEM;
 	thread->pager = pager;
+	thread->idle_latency.fd = -1;
 	lock_init(&thread->lock, LOCK_FAULT_THREAD);
 	sem_init(&thread->reopened, 0, 0);
 	int r = start(thread);
