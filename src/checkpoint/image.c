@@ -10,10 +10,10 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "base/cleanup.h"
 #include "base/fault.h"
+#include "base/xxh3.h"
 #include "checkpoint/validate.h"
 #include "platform/folders.h"
 

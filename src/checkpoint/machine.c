@@ -5,9 +5,9 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/utsname.h>
-#include <xxhash.h>
 
 #include "base/cleanup.h"
+#include "base/xxh3.h"
 #include "platform/cpu.h"
 #include "platform/regs.h"
 

@@ -10,11 +10,11 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "base/lock.h"
 #include "base/log.h"
 #include "base/monotonic.h"
+#include "base/xxh3.h"
 #include "swap/cipher.h"
 #include "swap/pins.h"
 #include "swap/slot_map.h"

@@ -3,7 +3,8 @@
 #include <assert.h>
 #include <endian.h>
 #include <string.h>
-#include <xxhash.h>
+
+#include "base/xxh3.h"
 
 static const char magic[8] = { 'M', 'E', 'M', 'B', 'O', 'X', 'S', 'W' };
 

@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 #include <zstd.h>
+
+#include "base/xxh3.h"
 
 struct pack_reader {
 	int fd;

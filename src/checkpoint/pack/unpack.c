@@ -9,9 +9,9 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "base/cleanup.h"
+#include "base/xxh3.h"
 #include "checkpoint/image.h"
 #include "checkpoint/pack/format.h"
 #include "checkpoint/pack/named_slots.h"

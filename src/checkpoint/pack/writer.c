@@ -6,11 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 #include <zstd.h>
 #include <zstd_errors.h>
 
 #include "base/cleanup.h"
+#include "base/xxh3.h"
 #include "checkpoint/pack/format.h"
 
 #define LONG_WINDOW_LOG 27 /* the most that a reader takes without being told to */
