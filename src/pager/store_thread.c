@@ -24,8 +24,7 @@
 #define PUT_BACK_TRIES 50000u /* of one page: 5 s at least */
 #define MAX_LEAVING 2u /* batches: the others are for what leaves the program */
 #define TURNS_TO_POOL 8u
-#define WRITES_IN_A_HURRY 2u
-#define WRITES_OVER_LIMIT 4u
+#define WRITES_IN_A_HURRY 4u
 #define REST_MS 1000 /* without work */
 #define DENSE 3u
 #define HOLES_SHARE 32u /* of the memory of a full pool; more than that is room */
@@ -183,24 +182,26 @@ static void write_run(struct writeback *wb, struct batch *batch, uint32_t first,
 	stat_add(wb->pager->stats, swap_out, nr);
 }
 
-/* Pages take a third of their size or less there: compressing frees nearly as much as writing, and reading back costs no disk. An empty pool is one. */
+/* Pages take a third of their size or less there: compressing frees nearly as much as writing, and reading back costs no disk. Nothing is known of an empty pool. */
 static bool is_dense(const struct pool *pool)
 {
-	return atomic_load_explicit(pool_memory(pool), memory_order_relaxed) * DENSE <= pool_nr_pages(pool);
+	uint64_t nr = pool_nr_pages(pool);
+	return nr && atomic_load_explicit(pool_memory(pool), memory_order_relaxed) * DENSE <= nr;
 }
 
 /*
- * A page that is written frees twice the memory of one that is compressed, for less of the processors' time. So while a fault waits for room the disk shares
- * the work, and over the limit what leaves goes to the file as fast as that takes it. Into a full pool some batches still go (and the oldest pages leave for them), so that it does not hold for ever what nobody asks for; most go to the
- * file at once: what comes round again in a loop would only push out what comes round sooner.
+ * A page that is written frees twice the memory of one that is compressed, for less of the processors' time. So while a fault waits for room, and over the
+ * limit, what leaves goes to the file as fast as that takes it. Into a full pool some batches still go (and the oldest pages leave for them), so that
+ * it does not hold for ever what nobody asks for; most go to the file at once: what comes round again in a loop would only push out what comes round
+ * sooner.
  */
 static bool goes_to_pool(struct writeback *wb)
 {
 	struct pager *pager = wb->pager;
 	uint64_t target = atomic_load_explicit(&pager->pool_target, memory_order_relaxed);
-	uint32_t writes = atomic_load_explicit(&pager->over_limit, memory_order_relaxed) ? WRITES_OVER_LIMIT
-			  : atomic_load_explicit(&pager->starving, memory_order_relaxed) && !is_dense(pager->pool) ? WRITES_IN_A_HURRY : 0;
-	if (!target || swap_io_in_flight(wb->io) < writes)
+	bool hurries = atomic_load_explicit(&pager->over_limit, memory_order_relaxed) ||
+		       (atomic_load_explicit(&pager->starving, memory_order_relaxed) && !is_dense(pager->pool));
+	if (!target || (hurries && swap_io_in_flight(wb->io) < WRITES_IN_A_HURRY))
 		return false;
 	uint64_t memory = atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed);
 	return memory < target || pool_free_memory(pager->pool) > memory / HOLES_SHARE || wb->turn++ % TURNS_TO_POOL == 0;
