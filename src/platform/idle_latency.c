@@ -11,7 +11,7 @@
 #define OFTEN 16u             /* works ... */
 #define OFTEN_NS 10000000ull  /* ... within this */
 #define SHALLOW_US 10         /* forbids the deep states, which take 100 us and more to leave, not the shallow ones */
-#define AWAKE_PROCESSORS 16u  /* of a guest: more would take from the host what one program does not give back */
+#define AWAKE_PROCESSORS 16  /* of a guest: more would take from the host what one program does not give back */
 #define NO_REQUEST (-1)       /* PM_QOS_DEFAULT_VALUE */
 
 /* A guest has but one state to sleep in, and whatever is asked for but 0 allows it. */
@@ -24,7 +24,7 @@ static int32_t low_latency_us(void)
 	if (file)
 		fclose(file);
 	bool is_guest = !strncmp(driver, "haltpoll", strlen("haltpoll"));
-	return is_guest && sysconf(_SC_NPROCESSORS_ONLN) <= (long)AWAKE_PROCESSORS ? 0 : SHALLOW_US;
+	return is_guest && sysconf(_SC_NPROCESSORS_ONLN) <= AWAKE_PROCESSORS ? 0 : SHALLOW_US;
 }
 
 void idle_latency_open(struct idle_latency *latency)

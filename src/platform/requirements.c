@@ -21,6 +21,7 @@
 #include "base/cleanup.h"
 #include "base/units.h"
 #include "platform/granted_memory.h"
+#include "platform/idle_latency.h"
 #include "platform/pagemap.h"
 #include "platform/process.h"
 #include "platform/userfaultfd.h"
@@ -447,6 +448,21 @@ static void check_io_uring(struct requirement *req, const char *swap_dir)
 		advise(req, "plain reads and writes are used, which is slower; a seccomp filter may forbid io_uring");
 }
 
+static void check_idle_latency(struct requirement *req, const char *swap_dir)
+{
+	struct idle_latency latency;
+
+	idle_latency_open(&latency);
+	if (latency.fd >= 0) {
+		set(req, REQUIREMENT_OK, "idle processors wait awake while a program pages");
+	} else {
+		set(req, REQUIREMENT_WARNING, "/dev/cpu_dma_latency: %s", strerror(errno));
+		advise(req, "each page fault waits for sleeping processors to wake up: in a virtual machine it takes half as long again; "
+			    "membox may open that device as root, or where its owner allows it");
+	}
+	idle_latency_close(&latency);
+}
+
 /* Cuts path back to the first part that exists. */
 static void nearest_existing(char *path)
 {
@@ -578,6 +594,7 @@ static const struct {
 	{"attach", check_attach, false},
 	{"mapped file pages", check_file_pages, false},
 	{"io_uring", check_io_uring, false},
+	{"idle latency", check_idle_latency, false},
 	{"swap folder", check_swap_dir, false},
 	{"swap encryption", check_encryption, false},
 	{"granted memory", check_granted_memory, false},
