@@ -182,6 +182,7 @@ static int give_name(struct image_draft *draft)
 		r = folder_sync_above(draft->path);
 	if (r == 0 && draft->replaces)
 		remove_folder(AT_FDCWD, draft->work_path);
+	FAULT_POINT("checkpoint.replaced");
 	if (r == 0) {
 		free(draft->work_path);
 		draft->work_path = NULL;
@@ -193,6 +194,7 @@ int image_draft_commit(struct image_draft *draft, const Image__Image *image, con
 		       struct checkpoint_error *error)
 {
 	int r = save_message(draft->folder, image);
+	FAULT_POINT("checkpoint.message");
 	if (r == 0)
 		r = save_file(draft->folder, CHECKSUMS_NAME, NULL, 0, checksums, (size_t)nr_slots * sizeof(*checksums));
 	if (r == 0 && fsync(draft->folder) < 0)

@@ -125,14 +125,17 @@ static int make_process(struct restore *r, struct container *c, const Image__Pro
 		return fail_clone(r, message->pid, pid);
 	p->pid = (pid_t)pid;
 	r->nr_processes++;
+	FAULT_POINT("restore.cloned");
 	int result = parent ? world_of_clone(p->pid, &p->remote.world) : world_stop(p->pid, STOP_TIMEOUT_US, &p->remote.world);
 	if (result < 0)
 		return fail(r, p->pid, "does not stop", result);
 	if (parent)
 		world_use_syscall_at(p->remote.world, world_syscall_address(parent->remote.world));
+	FAULT_POINT("restore.stopped");
 	if (message->is_zombie)
 		return 0;
 	result = layout_clear(p);
+	FAULT_POINT("restore.cleared");
 	if (result == 0 && message->session == message->pid) {
 		long session = REMOTE_CALL(&p->remote, SYS_setsid, 0, 0, 0, 0, 0, 0);
 		result = session < 0 ? fail(r, p->pid, "session", session) : 0;
@@ -169,21 +172,25 @@ static int restore_state(struct restored_process *p)
 	if (p->message->is_zombie)
 		return end_zombie(p);
 	int r = layout_restore(p);
+	FAULT_POINT("restore.layout");
 	if (r == 0)
 		r = pages_restore_now(p);
 	if (r == 0)
 		r = descriptors_restore(p);
+	FAULT_POINT("restore.descriptors");
 	if (r == 0)
 		r = signals_restore(p);
 	if (r == 0)
 		r = attributes_restore(p);
 	if (r == 0)
 		r = threads_create(p);
+	FAULT_POINT("restore.threads");
 	if (r == 0)
 		r = timers_restore(p);
 	if (r == 0)
 		r = threads_restore(p);
 	remote_close(&p->remote);
+	FAULT_POINT("restore.process");
 	return r;
 }
 
@@ -206,6 +213,7 @@ static int make_all(struct restore *r, struct container *c)
 	int result = objects_restore(&r->restoring, lowest);
 	if (result == 0)
 		result = files_restore(&r->restoring, lowest);
+	FAULT_POINT("restore.opened");
 	for (size_t i = 0; result == 0 && i < image->n_processes; i++)
 		result = make_process(r, c, image->processes[i], &r->processes[i]);
 	FAULT_POINT("restore.made");
@@ -275,6 +283,7 @@ static int adopt(struct restore *r, struct container *c, struct restored_process
 	if (!p->remote.world || !has_pages(p))
 		return 0;
 	int result = member ? container_adopt_held(c, member, p->remote.world) : -ESRCH;
+	FAULT_POINT("restore.registered");
 	return result < 0 ? fail(r, p->pid, "its pages cannot be put under a userfaultfd", result) : pages_place(p, member->as, r->prefetch);
 }
 
@@ -292,8 +301,10 @@ static int start(void *context, struct container *c)
 		kill_all(r);
 		return result;
 	}
-	for (size_t i = r->nr_processes; i; i--)
+	for (size_t i = r->nr_processes; i; i--) {
 		world_resume(r->processes[i - 1].remote.world);
+		FAULT_POINT("restore.resumed");
+	}
 	FAULT_POINT("restore.running");
 	if (r->prefetch)
 		prefetch_start(r->prefetch);

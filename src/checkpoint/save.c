@@ -86,6 +86,7 @@ int save_begin(struct container *c, const char *path, enum save_end end, struct 
 		return r;
 	}
 	*ret = save;
+	FAULT_POINT("checkpoint.begun");
 	return 0;
 }
 
@@ -194,6 +195,7 @@ static int save_processes(struct save *save)
 			if (r < 0)
 				return r;
 			nr_saved++;
+			FAULT_POINT("checkpoint.process");
 		}
 	} while (nr_saved > before);
 	return nr_saved ? files_complete(&save->saving) : checkpoint_fail(&save->saving.error, -ESRCH, "the container is empty");
@@ -265,8 +267,10 @@ static int store_folder(struct save *save)
 		return checkpoint_fail(error, r, "cannot link the swap file %.150s into %.150s: %s", swap_path(swap), save->draft.path, strerror(-r));
 	FAULT_POINT("checkpoint.linked");
 	r = swap_keep(swap, true);
+	FAULT_POINT("checkpoint.kept");
 	if (r == 0)
 		r = swap_sync(swap);
+	FAULT_POINT("checkpoint.synced");
 	if (r < 0)
 		return checkpoint_fail(error, r, "swap file %.200s: %s", swap_path(swap), strerror(-r));
 	return image_draft_commit(&save->draft, save->saving.image, checksums, pages->nr_slots, error);
@@ -295,8 +299,10 @@ static void settle_pins(struct save *save, int r)
 static void kill_held(struct save *save)
 {
 	char reason[256];
-	for (uint32_t i = 0; i < save->c->members.nr; i++)
+	for (uint32_t i = 0; i < save->c->members.nr; i++) {
 		member_kill(&save->c->members.items[i], SIGKILL);
+		FAULT_POINT("checkpoint.killing");
+	}
 	snprintf(reason, sizeof(reason), "it was checkpointed into %.200s", save->draft.path);
 	container_kill(save->c, reason);
 }
@@ -395,6 +401,7 @@ static int step_hold(struct save *save, struct save_result *result)
 	if (save->is_holding)
 		return 0;
 	settle_pins(save, r);
+	FAULT_POINT("checkpoint.settled");
 	if (r == 0 && !go_on)
 		kill_held(save);
 	else if (!go_on)

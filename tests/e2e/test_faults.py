@@ -9,7 +9,12 @@ from boxes import ROOT, execute, need_membox, need_root, scale
 MEMBOX_FAULTS = pathlib.Path(os.environ.get("MEMBOX_FAULTS", ROOT / "build-check/clang/membox"))
 
 
-@pytest.mark.parametrize("words", [("--sample", scale(40, 400)), ("--kills", scale(20, 1000))], ids=["faults", "kills"])
+WORDS = {"faults": ("--sample", scale(40, 400)), "kills": ("--kills", scale(20, 1000)),
+         "killed-while-it-saves": ("--only", "checkpoint.", "--sample", scale(20, 1000)),
+         "killed-while-it-restores": ("--only", "restore.", "--sample", scale(20, 1000))}
+
+
+@pytest.mark.parametrize("words", WORDS.values(), ids=WORDS)
 def test_faults(words):
     need_membox()
     need_root("to restore a checkpoint")

@@ -57,8 +57,14 @@ class Box:
         self.name = f"faults-{os.getpid()}-{self.folder.name[-6:]}"
         self.environment = {**os.environ, "MEMBOX_FAULT": faults, "MEMBOX_FAULT_LOG": str(self.log)}
         self.program, self.limit, self.errors = [str(VICTIM), str(self.score_file), str(size_mb)], f"{limit_mb}M", self.folder / "errors"
+        self.second_score = self.folder / "score-2"  # of a family
         self.refusals = []
         self.process = None
+        self.has_checkpoint = False  # one was made, whatever becomes of the next
+
+    def become_family(self):
+        """A tree of three processes instead of one program."""
+        self.program, self.limit = ["/bin/sh", "-c", '"$0" "$2" "$3" > /dev/null & "$0" "$1" "$3" && wait', str(VICTIM), str(self.score_file), str(self.second_score), "8"], "9M"
 
     def start(self, verb, *words):
         with open(self.errors, "ab") as errors:
@@ -102,11 +108,12 @@ class Box:
     def said(self):
         return read(self.errors)
 
-    def stop(self):
-        if self.score_file.exists():
-            with open(self.score_file, "r+b") as file:
-                file.seek(48)
-                file.write(struct.pack("<Q", 1))
+    def stop(self, value=1):
+        for path in (self.score_file, self.second_score):
+            if path.exists():
+                with open(path, "r+b") as file:
+                    file.seek(48)
+                    file.write(struct.pack("<Q", value))
 
     def finish(self, is_killed=False):
         """The outcome, or Bad."""
@@ -129,6 +136,22 @@ class Box:
                 raise Bad(f"the keeper died: {said!r}")
             return ENDED if score.ready else NOT_STARTED
         raise Bad(f"status {status}, output {output!r}, said {said!r}")
+
+    def check_images(self):
+        """Without any fault: a checkpoint that was made goes on as often as one likes, and what a killed keeper has left beside it is whole, or refused with a reason."""
+        self.environment["MEMBOX_FAULT"], self.refusals = "", []
+        folders = [path for path in self.folder.glob("image*") if path.is_dir()]
+        if self.has_checkpoint and self.image not in folders:
+            raise Bad("the older checkpoint is gone")
+        for number, image in enumerate(folders):
+            self.errors.write_bytes(b"")
+            self.stop(0)
+            self.process.stdout.close()
+            self.start("restore", "--swap", self.folder / f"swap-after-{number}", image)
+            wait_until(self.ended, 0.3)
+            outcome = self.finish()
+            if outcome != GOES_ON and (image == self.image or "not a checkpoint of membox" not in self.said()):
+                raise Bad(f"{image.name}: {outcome}: {self.said()!r}")
 
     def check_nothing_left(self):
         if not wait_until(lambda: reap() or not has_children(), 15):  # an agent that nobody knows ends by itself in 10 s
@@ -193,13 +216,35 @@ def checkpoint(box):
     """Twice, with the program running on."""
     box.run()
     box.wait_rounds(60)
-    box.ask("checkpoint", box.image, "--leave-running")
+    box.has_checkpoint |= box.ask("checkpoint", box.image, "--leave-running")
     box.wait_rounds(20)
-    box.ask("checkpoint", box.image, "--leave-running")
+    box.has_checkpoint |= box.ask("checkpoint", box.image, "--leave-running")
     box.wait_rounds(20)
 
 
-def restore(box):
+def checkpoint_family(box):
+    """Of several processes."""
+    box.become_family()
+    checkpoint(box)
+
+
+def checkpoint_end(box):
+    """A second one that ends the container; what it holds goes on."""
+    box.become_family()
+    box.run()
+    box.wait_rounds(60)
+    box.has_checkpoint |= box.ask("checkpoint", box.image, "--leave-running")
+    if not box.ask("checkpoint", box.image):
+        return
+    box.has_checkpoint = True
+    box.process.communicate(timeout=HANG_S)
+    box.errors.unlink()
+    box.environment.pop("MEMBOX_FAULT_LOG")
+    box.start("restore", "--swap", box.folder / "swap-2", box.image)
+    box.wait_rounds(20)
+
+
+def restore(box, *options):
     """Faults of the restore and of what follows; the checkpoint is made without any."""
     faults = box.environment.pop("MEMBOX_FAULT")
     box.run()
@@ -208,14 +253,26 @@ def restore(box):
     box.environment["MEMBOX_FAULT"] = faults
     if not made:
         raise Bad(f"no checkpoint to restore\n{box.said()}")
+    box.has_checkpoint = True
     box.process.communicate(timeout=HANG_S)
     box.errors.unlink()
     box.log.unlink(missing_ok=True)
-    box.start("restore", "--swap", box.folder / "swap-2", box.image)
+    box.start("restore", *options, "--swap", box.folder / "swap-2", box.image)
     box.wait_rounds(40)
 
 
-SCENARIOS = {work.__name__: work for work in (paging, limits, swapoff, release, checkpoint, restore)}
+def restore_family(box):
+    box.become_family()
+    restore(box)
+
+
+def restore_isolated(box):
+    """Into namespaces of its own."""
+    box.become_family()
+    restore(box, "--isolate")
+
+
+SCENARIOS = {work.__name__: work for work in (paging, limits, swapoff, release, checkpoint, checkpoint_family, checkpoint_end, restore, restore_family, restore_isolated)}
 
 # ---- what fails -----------------------------------------------------------------------------------------------------------
 
@@ -285,11 +342,15 @@ def run_case(case):
     """(case, outcome, what it said, whether the fault happened); a bad outcome begins with BAD."""
     folder = tempfile.mkdtemp(prefix="membox-faults-", dir=FOLDER)
     box = Box(folder, f"{case.site}:{case.what}:{case.when}" if case.site else "")
+    said = log = ""
     try:
         SCENARIOS[case.scenario](box)
         outcome = box.finish()
+        said, log = box.said() + "".join(f"[{r}]\n" for r in box.refusals), read(box.log)
+        box.check_images()
     except Bad as bad:
         outcome = f"BAD {bad}"
+        said, log = box.said(), read(box.log)
     finally:
         if has_children():
             kill_all()
@@ -297,10 +358,9 @@ def run_case(case):
             box.process.wait()
             box.process.stdout.close()
         reap()
-    said, log = box.said(), read(box.log)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(f"/run/membox/{box.name}", ignore_errors=True)
-    return case, outcome, said + "".join(f"[{r}]\n" for r in box.refusals), log
+    return case, outcome, said, log
 
 
 def run_all(cases, jobs, deadline, report):
