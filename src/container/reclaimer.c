@@ -358,6 +358,7 @@ static void *reclaimer_main(void *argument)
 int reclaimer_resume(struct reclaimer *reclaimer)
 {
 	atomic_store(&reclaimer->stop, false);
+	atomic_store(&reclaimer->c->pager.unreclaimed, false);
 	int e = pthread_create(&reclaimer->thread, NULL, reclaimer_main, reclaimer);
 	reclaimer->runs = e == 0;
 	return -e;
@@ -372,6 +373,7 @@ bool reclaimer_pause(struct reclaimer *reclaimer)
 	reclaimer_kick(reclaimer);
 	pthread_join(reclaimer->thread, NULL);
 	reclaimer->runs = false;
+	atomic_store(&reclaimer->c->pager.unreclaimed, true);
 	return true;
 }
 

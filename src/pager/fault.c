@@ -113,7 +113,9 @@ static void fatal(struct fault_context *context, const char *reason)
 /*
  * Room for a page that somebody waits for, and more for readahead if there is. The agent's own faults (it may break sharing for an eviction
  * that is to make room) and faults that have seen reclaim find nothing more are let in over the limit: the OOM killer looks at the
- * sampled usage, not at single faults. One that leaves is not in the next sample, so it waits for nothing.
+ * sampled usage, not at single faults. So are faults while reclaim stands still, for who would make room? In a checkpoint it is a held thread that faults,
+ * on its restartable sequence (rseq) or in a call that is made for us, and the container thread waits for it before reclaim goes on. One that
+ * leaves is not in the next sample, so it waits for nothing.
  */
 static uint64_t prepare(struct fault_context *context, struct fault *fault, uint64_t want)
 {
@@ -131,7 +133,7 @@ static uint64_t prepare(struct fault_context *context, struct fault *fault, uint
 		return granted;
 	}
 	bool is_agent = as->agent && fault->inner_tid == as->agent->inner_pid;
-	if (is_agent || (fault->counted && dry_seq != fault->dry_seq)) {
+	if (is_agent || atomic_load(&pager->unreclaimed) || (fault->counted && dry_seq != fault->dry_seq)) {
 		charge_prepare_forced(pager->charge, 1);
 		return 1;
 	}

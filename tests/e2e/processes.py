@@ -81,7 +81,8 @@ def describe(root=None):
             continue
         for task in tasks[:12]:
             base = f"/proc/{pid}/task/{task}/"
-            state_line = next((l for l in read(base + "status").splitlines() if l.startswith("State")), "")
+            told = "State", "TracerPid", "SigPnd", "ShdPnd"
+            state_line = " ".join(" ".join(l.split()) for l in read(base + "status").splitlines() if l.startswith(told))
             stack = " < ".join(l.split()[-1].split("+")[0] for l in read(base + "stack").splitlines()[:7])
             lines.append(f"    {task} {read(base + 'comm').strip()} {state_line} wchan={read(base + 'wchan')} syscall={read(base + 'syscall').strip()}"
                          f" stack={stack}")

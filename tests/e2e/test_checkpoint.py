@@ -532,6 +532,26 @@ def test_working_set_comes_back_by_itself(saved):
         assert one.status() == 137
 
 
+def test_held_threads_that_fault_while_nothing_is_evicted(saved, shared_folder):
+    """A held thread that is made to run touches its restartable sequence; when that page is out and the container full, nobody makes room."""
+    score = pathlib.Path(shared_folder) / "score"
+    score.unlink(missing_ok=True)
+    one = saved([victim("rseq-on-evicted"), score, 512, 48], limit=16 * MIB, options=["--pool", 0])
+
+    def rounds():
+        return struct.unpack_from("<Q", score.read_bytes().ljust(8, b"\0"))[0] if score.exists() else 0
+
+    for _ in range(3):
+        seen = rounds()
+        assert wait_until(lambda: rounds() >= seen + 2 or one.process.poll() is not None, 60) and one.process.poll() is None, one.errors()
+        one.checkpoint("--leave-running")
+    with open(score, "r+b") as file:
+        file.seek(8)
+        file.write(struct.pack("<Q", 1))
+    assert one.status() == 0, one.errors()
+    assert one.output.read_bytes() == b"right\n"
+
+
 def test_given_up_when_the_container_ends(saved, shared_folder):
     """A checkpoint under way leaves nothing behind when everything ends meanwhile."""
     one = saved([victim("check-memory-forever"), pathlib.Path(shared_folder) / "score-given-up", 64, 1, 0, 600], limit=256 * MIB)
