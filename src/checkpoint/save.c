@@ -11,6 +11,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/monotonic.h"
+#include "checkpoint/look.h"
 #include "checkpoint/machine.h"
 #include "checkpoint/pages.h"
 #include "checkpoint/process/mapping_flags.h"
@@ -68,6 +69,8 @@ static int check_container(const struct container *c, struct checkpoint_error *e
 int save_begin(struct container *c, const char *path, enum save_end end, struct save **ret, struct checkpoint_error *error)
 {
 	int r = check_container(c, error);
+	if (r == 0)
+		r = look_for_refusals(c, error);
 	struct save *save = r == 0 ? calloc(1, sizeof(*save)) : NULL;
 	if (!save)
 		return r < 0 ? r : checkpoint_fail(error, -ENOMEM, "checkpoint: %s", strerror(ENOMEM));

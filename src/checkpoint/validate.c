@@ -1,6 +1,7 @@
 #include "checkpoint/validate.h"
 
 #include "base/types.h"
+#include "checkpoint/process/inotify.h"
 #include "swap/cipher.h"
 #include "swap/swap.h"
 
@@ -48,6 +49,19 @@ static const char *look_at_process(const Image__Image *image, const Image__Proce
 	return look_at_memory(image, p->memory);
 }
 
+static const char *look_at_file(const Image__Image *image, const Image__File *f)
+{
+	bool has_target = f->kind != IMAGE__FILE__KIND__PIDFD || !f->target;
+	if (f->kind == IMAGE__FILE__KIND__SOCKET && !f->socket)
+		return "a socket is not described";
+	for (size_t i = 0; i < image->n_processes; i++)
+		has_target |= image->processes[i]->pid == f->target;
+	for (size_t i = 0; i < f->n_marks; i++)
+		if (f->marks[i]->number > INOTIFY_NUMBER_MAX || (i && f->marks[i]->number <= f->marks[i - 1]->number))
+			return "what is watched is not in order";
+	return has_target ? NULL : "a pidfd is of no process";
+}
+
 const char *image_find_nonsense(const Image__Image *image)
 {
 	const char *wrong = NULL;
@@ -60,8 +74,7 @@ const char *image_find_nonsense(const Image__Image *image)
 	for (size_t i = 0; !wrong && i < image->n_processes; i++)
 		wrong = look_at_process(image, image->processes[i]);
 	for (size_t i = 0; !wrong && i < image->n_files; i++)
-		if (image->files[i]->id != i || (image->files[i]->kind == IMAGE__FILE__KIND__SOCKET && !image->files[i]->socket))
-			wrong = "an open file is not where it should be";
+		wrong = image->files[i]->id != i ? "an open file is not where it should be" : look_at_file(image, image->files[i]);
 	for (size_t i = 0; !wrong && i < image->n_objects; i++)
 		if (!extents_make_sense(image->objects[i]->extents, image->objects[i]->n_extents, 0, page_ceil(image->objects[i]->bytes), image->pages->nr_slots))
 			wrong = "shared memory lies outside its bounds, or in no slot";

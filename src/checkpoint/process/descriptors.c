@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"
+#include "checkpoint/process/pidfds.h"
 #include "checkpoint/process/process.h"
 
 static int save_descriptor(struct saved_process *p, int fd)
@@ -110,7 +111,9 @@ int descriptors_restore(struct restored_process *p)
 	long r = REMOTE_CALL(&p->remote, SYS_close_range, 0, first - 1, 0, 0, 0, 0);
 	for (size_t i = 0; r >= 0 && i < message->n_descriptors; i++) {
 		const Image__Descriptor *d = message->descriptors[i];
-		r = REMOTE_CALL(&p->remote, SYS_dup3, (uint64_t)p->restoring->files[d->file], d->number, d->close_on_exec ? O_CLOEXEC : 0, 0, 0, 0);
+		const Image__File *file = p->restoring->image->message->files[d->file];
+		r = pidfd_is_of_living(file) ? pidfd_restore(p, d, file)
+					     : REMOTE_CALL(&p->remote, SYS_dup3, (uint64_t)p->restoring->files[d->file], d->number, d->close_on_exec ? O_CLOEXEC : 0, 0, 0, 0);
 		if (r < 0)
 			return fail_restore(p, d->number, r);
 	}

@@ -25,6 +25,8 @@
 
 #include "base/cleanup.h"
 #include "checkpoint/objects.h"
+#include "checkpoint/process/inotify.h"
+#include "checkpoint/process/pidfds.h"
 #include "checkpoint/process/process.h"
 #include "checkpoint/process/sockets.h"
 
@@ -100,6 +102,10 @@ static int save_anonymous(struct saved_process *p, Image__File *f, int fd, const
 	} else if (!strcmp(link, "anon_inode:[signalfd]")) {
 		f->kind = IMAGE__FILE__KIND__SIGNALFD;
 		f->mask = info_number(p, info, "sigmask", 16);
+	} else if (!strcmp(link, "anon_inode:inotify")) {
+		return inotify_save(p, f, fd, info);
+	} else if (!strcmp(link, "anon_inode:[pidfd]")) {
+		return pidfd_save(p, f, fd, info);
 	} else {
 		return refuse(p, fd, link, "not supported");
 	}
@@ -115,7 +121,7 @@ static int save_by_path(struct saved_process *p, Image__File *f, int fd, const s
 		char path[64];
 		snprintf(path, sizeof(path), "/proc/%d/fd/%d", p->pid, fd);
 		f->kind = IMAGE__FILE__KIND__OBJECT;
-		return object_find(p, path, f->path, &f->object);
+		return p->saving->is_look ? 0 : object_find(p, path, f->path, &f->object);
 	}
 	if (f->path[0] != '/' || stat(f->path, &there) < 0 || there.st_dev != st->st_dev || there.st_ino != st->st_ino)
 		return refuse(p, fd, f->path, "it has been removed or replaced");
@@ -126,6 +132,12 @@ static bool is_terminal(const struct stat *st)
 {
 	unsigned int number = major(st->st_rdev);
 	return S_ISCHR(st->st_mode) && (number == 4 || number == 5 || (number >= 136 && number <= 143));
+}
+
+/* The end of a pseudo terminal that makes one: whoever has it is a terminal for others. */
+static bool is_pseudo_terminal_maker(const struct stat *st)
+{
+	return S_ISCHR(st->st_mode) && st->st_rdev == makedev(5, 2);
 }
 
 /* Devices that are the same whenever they are opened: null, zero, full, random, urandom. */
@@ -152,6 +164,8 @@ static int save_file(struct saved_process *p, Image__File *f, int fd, const stru
 	}
 	if (S_ISSOCK(st->st_mode))
 		return socket_save(p, f, fd);
+	if (is_pseudo_terminal_maker(st))
+		return refuse(p, fd, link, "a pseudo terminal of the container's own");
 	if (is_terminal(st)) {
 		f->kind = IMAGE__FILE__KIND__OUTSIDE;
 		return 0;
@@ -301,7 +315,7 @@ static int complete_pipe(struct saving *saving, size_t i)
 		if (saving->image->files[k]->pipe_id == f->pipe_id && is_reading_end(saving->image->files[k]) == is_reading_end(f))
 			return checkpoint_fail(&saving->error, -ENOTSUP, "process %d, descriptor %d (%.100s): the pipe was opened more than once", found->pid,
 					       found->fd, f->path);
-	return is_reading_end(f) ? save_content(saving, found, f) : 0;
+	return is_reading_end(f) && !saving->is_look ? save_content(saving, found, f) : 0;
 }
 
 /* As with pipes. */
@@ -322,6 +336,8 @@ int files_complete(struct saving *saving)
 			r = complete_pipe(saving, i);
 		else if (saving->image->files[i]->kind == IMAGE__FILE__KIND__SOCKET)
 			r = complete_socket(saving, i);
+		else if (saving->image->files[i]->kind == IMAGE__FILE__KIND__PIDFD)
+			r = pidfd_complete(saving, saving->image->files[i], saving->files[i].pid, saving->files[i].fd);
 	return r;
 }
 
@@ -478,6 +494,10 @@ static int open_file(struct restoring *r, size_t i, int above)
 		return open_socket(r, f, above);
 	case IMAGE__FILE__KIND__OBJECT:
 		return open_object(r, f);
+	case IMAGE__FILE__KIND__INOTIFY:
+		return inotify_restore(f);
+	case IMAGE__FILE__KIND__PIDFD:
+		return pidfd_restore_of_dead(f);
 	default:
 		return -ENOTSUP;
 	}
@@ -497,7 +517,7 @@ int files_restore(struct restoring *r, int above)
 	for (size_t i = 0; i < image->n_files; i++)
 		r->files[i] = -1;
 	for (size_t i = 0; i < image->n_files; i++) {
-		if (r->files[i] >= 0) /* the other end of a pipe */
+		if (r->files[i] >= 0 || pidfd_is_of_living(image->files[i])) /* the other end of a pipe, and what the processes open */
 			continue;
 		int fd = open_file(r, i, above);
 		int high = fd < 0 ? fd : fcntl(fd, F_DUPFD_CLOEXEC, above);
