@@ -349,7 +349,6 @@ static void *reclaimer_main(void *argument)
 			reclaim_round(r);
 			atomic_fetch_sub(&r->c->pager.busy, 1);
 		}
-		atomic_store(&r->c->pager.starving, false);
 		precopies = precopy_work(atomic_load(&r->c->precopy));
 	}
 	return NULL;

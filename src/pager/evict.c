@@ -9,7 +9,7 @@
  *     4 look at the staging ranges: PRESENT there means moved, whatever the ioctl said
  *     5 record the slots (STAGED); from now on a fault finds the page through the batch
  *   outside the lock
- *     6 read stage 2 into the batch and checksum it; the agent discards stage 2 during 7
+ *     6 read stage 2 into the batch and checksum it, with the store thread's help (capture.h); the agent discards stage 2 during 7
  *     7 settle zero and clean pages
  *     8 uncharge: the pages are gone from the program's memory just now, so that a sample of it does not miss them by much
  *     9 compress or write
@@ -27,6 +27,7 @@
 
 #include "base/fault.h"
 #include "base/log.h"
+#include "pager/capture.h"
 #include "pager/events.h"
 #include "pager/forkless.h"
 #include "pager/precopy.h"
@@ -41,8 +42,6 @@
 #define MAX_RUNS 96              /* MOVE operations in one transaction: bounds how long the lock is held when memory is scattered */
 #define MAX_LOOK 1024            /* pages in one look at the page tables */
 #define MAX_LOOKED_AT 16384      /* resident pages passed by in one transaction */
-#define READ_PAGES 16             /* read and checksummed together, while they are in the processor's cache */
-#define READ_TRIES 100
 #define MAX_BUSY_PAGES 256       /* pages whose sharing is broken in one go */
 
 struct run {
@@ -532,33 +531,15 @@ static int record(struct transaction *t)
 	return r < 0 && r != -ESRCH ? r : captured;
 }
 
-/* The only copy of the pages: a system that is short of memory for a moment is asked again. */
-static int read_stage(const struct agent *agent, uint32_t first, uint32_t nr, void *content)
-{
-	int r = -ENOMEM;
-	for (int i = 0; i < READ_TRIES && r == -ENOMEM; i++)
-		r = process_read(agent->pid, agent->stage2 + (uint64_t)first * PAGE_BYTES, content, (size_t)nr * PAGE_BYTES);
-	return r;
-}
-
 /* Step 6. The agent begins to empty stage 2; whoever calls waits for it. */
 static int capture(struct transaction *t)
 {
 	struct address_space *as = t->as;
-	struct batch *batch = t->batch;
-	for (uint32_t i = 0, nr; i < batch->nr_pages; i += nr) {
-		nr = 1;
-		if (batch->pages[i].slot == NO_SLOT)
-			continue;
-		while (nr < READ_PAGES && i + nr < batch->nr_pages && batch->pages[i + nr].slot != NO_SLOT)
-			nr++;
-		int r = read_stage(as->agent, i, nr, batch->buffer + i * PAGE_BYTES);
-		if (r < 0)
-			return r;
-		writeback_look_at(as->pager->writeback, batch, i, nr);
-	}
+	int r = capture_batch(as->pager->writeback, as->agent, t->batch);
+	if (r < 0)
+		return r;
 	struct agent_op discard = {
-		.opcode = AGENT_DISCARD, .dst = as->agent->stage2, .len = (uint64_t)batch->nr_pages * PAGE_BYTES};
+		.opcode = AGENT_DISCARD, .dst = as->agent->stage2, .len = (uint64_t)t->batch->nr_pages * PAGE_BYTES};
 	return agent_post(as->agent, &discard, 1);
 }
 

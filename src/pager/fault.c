@@ -8,6 +8,7 @@
 
 #include "base/fault.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "pager/events.h"
 #include "pager/forkless.h"
 #include "pager/registration.h"
@@ -20,6 +21,7 @@
 /* fault_page of a load that is readahead only. */
 #define NOBODY_WAITS UINT32_MAX
 #define NEW_CHUNK_PAGES 32u
+#define HURRY_NS 10000000ull /* after a fault had to wait for room */
 /* An epoch that is never "just now", for pages that came along with the one that faulted. */
 #define NOT_RECENT 128
 
@@ -137,7 +139,7 @@ static uint64_t prepare(struct fault_context *context, struct fault *fault, uint
 		charge_prepare_forced(pager->charge, 1);
 		return 1;
 	}
-	atomic_store_explicit(&pager->starving, true, memory_order_relaxed);
+	atomic_store_explicit(&pager->hurry_until_ns, monotonic_ns() + HURRY_NS, memory_order_relaxed);
 	if (!fault->counted) {
 		fault->counted = true;
 		fault->dry_seq = dry_seq;

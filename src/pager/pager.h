@@ -57,7 +57,7 @@ struct pager {
 	_Atomic uint64_t evicted;  /* pages ever; the clock of refault distances */
 	_Atomic uint64_t out;      /* pages that are out now, as last noted by each address space */
 	_Atomic uint32_t busy;     /* threads that evict, compress or write just now */
-	_Atomic bool starving;     /* a fault waits for room: set by it, cleared when reclaim has made enough */
+	_Atomic uint64_t hurry_until_ns; /* a fault has waited for room a short while ago */
 	_Atomic bool unreclaimed;  /* the reclaim thread stands still: nobody makes room, so no fault waits for it */
 	_Atomic bool over_limit;   /* by more than what is on its way out: memory has to be freed, whatever it takes */
 	_Atomic uint32_t dry_seq;  /* raised when reclaim has found nothing more to take: waiting faults go on regardless */

@@ -14,6 +14,7 @@
 #include "base/event.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "pager/forkless.h"
 #include "pager/writeback_internal.h"
 #include "platform/scheduling.h"
@@ -190,7 +191,7 @@ static bool is_dense(const struct pool *pool)
 }
 
 /*
- * A page that is written frees twice the memory of one that is compressed, for less of the processors' time. So while a fault waits for room, and over the
+ * A page that is written frees twice the memory of one that is compressed, for less of the processors' time. So while faults wait for room, and over the
  * limit, what leaves goes to the file as fast as that takes it. Into a full pool some batches still go (and the oldest pages leave for them), so that
  * it does not hold for ever what nobody asks for; most go to the file at once: what comes round again in a loop would only push out what comes round
  * sooner.
@@ -200,7 +201,7 @@ static bool goes_to_pool(struct writeback *wb)
 	struct pager *pager = wb->pager;
 	uint64_t target = atomic_load_explicit(&pager->pool_target, memory_order_relaxed);
 	bool hurries = atomic_load_explicit(&pager->over_limit, memory_order_relaxed) ||
-		       (atomic_load_explicit(&pager->starving, memory_order_relaxed) && !is_dense(pager->pool));
+		       (monotonic_ns() < atomic_load_explicit(&pager->hurry_until_ns, memory_order_relaxed) && !is_dense(pager->pool));
 	if (!target || (hurries && swap_io_in_flight(wb->io) < WRITES_IN_A_HURRY))
 		return false;
 	uint64_t memory = atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed);
@@ -417,6 +418,7 @@ static void *store_thread_main(void *argument)
 		uint64_t request;
 		bool stop;
 		preference_follow(&wb->pager->preference);
+		capture_help(wb);
 		struct batch *batch = next_queued(wb, &request, &stop);
 		reap(wb, false);
 		if (batch)

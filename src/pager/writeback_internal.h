@@ -1,8 +1,9 @@
-/* Private to write-back: its two halves, what the reclaim thread does (writeback.c) and what the store thread does (store_thread.c). */
+/* Private to write-back: what the reclaim thread does (writeback.c), what the store thread does (store_thread.c), and what both do (capture.c). */
 #pragma once
 
 #include <pthread.h>
 
+#include "pager/capture.h"
 #include "pager/writeback.h"
 
 /* Where content was stored lately, by its checksum. A hint: the slot may hold something else by now. */
@@ -24,6 +25,7 @@ struct writeback {
 	_Atomic bool failed;
 	_Atomic uint64_t nr_unstored; /* see writeback_pages */
 	int event; /* eventfd: wakes the store thread */
+	struct capture capture;
 
 	/* Reclaim thread. */
 	struct stored *stored; /* NR_STORED; NULL until memory shared by fork is evicted for the first time */
