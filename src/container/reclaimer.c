@@ -242,7 +242,7 @@ static void set_pool_target(struct reclaimer *r, uint64_t limit)
 	uint64_t target = pool_share(c, limit - MIN_OF(room, limit));
 	if (usage > limit)
 		target = MIN_OF(target, pool - MIN_OF(usage - limit, pool));
-	atomic_store(&c->pager.over_limit, usage > limit);
+	atomic_store(&c->pager.over_limit, usage > limit + BATCH_PAGES); /* less may be what a batch takes in the pool before its pages are gone */
 	if (atomic_exchange(&c->pager.pool_target, target) > target && c->pager.writeback)
 		writeback_wake(c->pager.writeback);
 }

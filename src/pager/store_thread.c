@@ -28,6 +28,7 @@
 #define WRITES_IN_A_HURRY 4u
 #define REST_MS 1000 /* without work */
 #define DENSE 3u
+#define DENSITY_SAMPLES 4u /* pages of a batch */
 #define HOLES_SHARE 32u /* of the memory of a full pool; more than that is room */
 
 static void reap(struct writeback *wb, bool wait);
@@ -183,11 +184,26 @@ static void write_run(struct writeback *wb, struct batch *batch, uint32_t first,
 	stat_add(wb->pager->stats, swap_out, nr);
 }
 
-/* Pages take a third of their size or less there: compressing frees nearly as much as writing, and reading back costs no disk. Nothing is known of an empty pool. */
-static bool is_dense(const struct pool *pool)
+/* Its pages, to judge by a few, take a third of their size or less there: compressing frees nearly as much as writing, and reading back costs no disk. */
+static bool is_dense(struct writeback *wb, const struct batch *batch)
 {
-	uint64_t nr = pool_nr_pages(pool);
-	return nr && atomic_load_explicit(pool_memory(pool), memory_order_relaxed) * DENSE <= nr;
+	uint32_t looked_at = 0, bytes = 0;
+	for (uint32_t i = 0; i < batch->nr_pages; i++) {
+		if (!batch->to_store[i])
+			continue;
+		bytes += pool_compressed_bytes(wb->compressor, batch->buffer + i * PAGE_BYTES);
+		looked_at++;
+		i += batch->nr_pages / DENSITY_SAMPLES;
+	}
+	return bytes * DENSE <= looked_at * PAGE_BYTES;
+}
+
+static bool hurries(struct writeback *wb, const struct batch *batch)
+{
+	const struct pager *pager = wb->pager;
+	if (atomic_load_explicit(&pager->over_limit, memory_order_relaxed))
+		return true;
+	return monotonic_ns() < atomic_load_explicit(&pager->hurry_until_ns, memory_order_relaxed) && !is_dense(wb, batch);
 }
 
 /*
@@ -196,13 +212,11 @@ static bool is_dense(const struct pool *pool)
  * it does not hold for ever what nobody asks for; most go to the file at once: what comes round again in a loop would only push out what comes round
  * sooner.
  */
-static bool goes_to_pool(struct writeback *wb)
+static bool goes_to_pool(struct writeback *wb, const struct batch *batch)
 {
 	struct pager *pager = wb->pager;
 	uint64_t target = atomic_load_explicit(&pager->pool_target, memory_order_relaxed);
-	bool hurries = atomic_load_explicit(&pager->over_limit, memory_order_relaxed) ||
-		       (monotonic_ns() < atomic_load_explicit(&pager->hurry_until_ns, memory_order_relaxed) && !is_dense(pager->pool));
-	if (!target || (hurries && swap_io_in_flight(wb->io) < WRITES_IN_A_HURRY))
+	if (!target || (hurries(wb, batch) && swap_io_in_flight(wb->io) < WRITES_IN_A_HURRY))
 		return false;
 	uint64_t memory = atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed);
 	return memory < target || pool_free_memory(pager->pool) > memory / HOLES_SHARE || wb->turn++ % TURNS_TO_POOL == 0;
@@ -254,7 +268,7 @@ static void cache_in_pool(struct writeback *wb, struct batch *batch)
 static void store_batch(struct writeback *wb, struct batch *batch)
 {
 	cache_in_pool(wb, batch);
-	if (goes_to_pool(wb))
+	if (goes_to_pool(wb, batch))
 		store_in_pool(wb, batch);
 	write_batch(wb, batch);
 }

@@ -143,6 +143,12 @@ static void take_memory(struct pool *pool, uint32_t bytes)
 	block_store_add(pool->store, memory);
 }
 
+uint32_t pool_compressed_bytes(struct pool_compressor *compressor, const void *page)
+{
+	uint32_t bytes = compress(compressor, page);
+	return bytes ? bytes : PAGE_BYTES;
+}
+
 bool pool_store(struct pool *pool, struct pool_compressor *compressor, slot_t slot, const void *page)
 {
 	uint32_t bytes = compress(compressor, page);

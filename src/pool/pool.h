@@ -30,6 +30,9 @@ void pool_compressor_free(struct pool_compressor *compressor);
  */
 bool pool_store(struct pool *pool, struct pool_compressor *compressor, slot_t slot, const void *page);
 
+/* Bytes that a page would take in the pool; PAGE_BYTES when it would be refused. */
+uint32_t pool_compressed_bytes(struct pool_compressor *compressor, const void *page);
+
 /* Decompresses the page of a slot. False: the pool does not have it (any more). */
 bool pool_load(struct pool *pool, slot_t slot, void *page);
 
