@@ -76,6 +76,8 @@ int pager_init(struct pager *pager, struct swap *swap, struct stats *stats, stru
 
 void pager_release(struct pager *pager)
 {
+	if (!pager->charge)
+		return;
 	for (uint32_t i = 0; i < pager->nr_threads; i++)
 		fault_thread_free(pager->threads[i]);
 	end_swap(pager, pager->swap);

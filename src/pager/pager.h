@@ -67,7 +67,7 @@ struct pager {
 int pager_init(struct pager *pager, struct swap *swap, struct stats *stats, struct charge *charge, const struct pager_home *home,
 	       const struct pager_callbacks *callbacks);
 
-/* Stops the fault threads and frees. Only when every address space is gone: nothing may be evicted any more. */
+/* Stops the fault threads and frees. Only when every address space is gone: nothing may be evicted any more. One of zeros, which never was initialised, is fine. */
 void pager_release(struct pager *pager);
 
 /*
