@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -20,6 +21,7 @@
 #include "platform/userfaultfd.h"
 
 #define GUARDIAN_NAME "mbx-guardian"
+#define DESCRIPTORS 1024 /* the usual limit */
 #define MAX_CHILDREN 4096
 #define MAX_KNOWN 65536
 #define NAP_US 1000
@@ -136,6 +138,17 @@ static void kill_all_and_wait(void)
 }
 
 /*
+ * A table that grows while it is shared makes whoever opens something wait for an RCU grace period, ten milliseconds and more: in an adoption a whole
+ * program would stand still for it. So it grows now, when nobody shares it.
+ */
+static void widen_descriptor_table(int any)
+{
+	int fd = fcntl(any, F_DUPFD_CLOEXEC, DESCRIPTORS - 1);
+	if (fd >= 0)
+		close(fd);
+}
+
+/*
  * Like fork, but the child shares this process's descriptor table. The table lives until both are gone, so whatever the keeper opens,
  * also what a read of a FORK event installs, survives its death. glibc's cached thread id of the child is the parent's: nothing here
  * uses it (no recursive or error-checking mutexes).
@@ -154,6 +167,7 @@ static _Noreturn void guardian_main(const struct run_config *config, struct swap
 	struct backstop backstop = {0};
 	if (!config->attach)
 		backstop_create(&backstop, config->name, config->limit_bytes);
+	widen_descriptor_table(channel);
 	pid_t keeper = fork_sharing_files();
 	if (keeper == 0) {
 		keeper_main(config, swap, &backstop, start, channel);
