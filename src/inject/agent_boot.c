@@ -472,8 +472,11 @@ static int register_ranges(struct birth *birth)
 static int run_birth(struct birth *birth)
 {
 	int (*const steps[])(struct birth *) = {check_seccomp, reserve_region, make_ring};
+	struct scheduling usual;
 	int r = 0;
 
+	world_go_first(birth->world);
+	scheduling_read(birth->memory, &usual);
 	for (size_t i = 0; i < ARRAY_LEN(steps) && !r; i++)
 		r = steps[i](birth);
 	if (r < 0)
@@ -489,6 +492,8 @@ static int run_birth(struct birth *birth)
 		r = send_descriptors(birth);
 	if (!r)
 		r = wait_progress(birth, AGENT_READY);
+	if (!r)
+		scheduling_put_back(birth->agent->pid, &usual); /* all wait for its birth, nobody for the rest of its life */
 	FAULT_POINT_OF("agent.ready", birth->agent->pid);
 	if (!r)
 		r = take_userfaultfds(birth);

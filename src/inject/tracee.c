@@ -80,9 +80,9 @@ void tracee_take_over(struct tracee *tracee, pid_t process, pid_t tid)
 	tracee_interrupt(tracee);
 }
 
-int tracee_seize(struct tracee *tracee, pid_t process, pid_t tid)
+int tracee_accompany(struct tracee *tracee, pid_t process, pid_t tid)
 {
-	*tracee = (struct tracee){.process = process, .tid = tid, .state = TRACEE_RUNNING};
+	*tracee = (struct tracee){.process = process, .tid = tid, .state = TRACEE_RUNNING, .follows = true};
 	if (ptrace(PTRACE_SEIZE, tid, NULL, PTRACE_O_TRACESYSGOOD) < 0) {
 		int error = -errno;
 		char state = thread_state(process, tid);
@@ -90,13 +90,29 @@ int tracee_seize(struct tracee *tracee, pid_t process, pid_t tid)
 		return state == 'Z' || state == 'X' ? -ESRCH : error;
 	}
 	tracee->own_child_leader = tid == process && is_own_child(process);
-	tracee_interrupt(tracee);
 	return 0;
+}
+
+int tracee_seize(struct tracee *tracee, pid_t process, pid_t tid)
+{
+	int r = tracee_accompany(tracee, process, tid);
+
+	if (r == 0)
+		tracee_stop_following(tracee);
+	return r;
 }
 
 void tracee_interrupt(struct tracee *tracee)
 {
 	tracee->follows = ptrace(PTRACE_INTERRUPT, tracee->tid, NULL, NULL) < 0; /* then it runs on, if it still lives, and is told once more */
+}
+
+void tracee_stop_following(struct tracee *tracee)
+{
+	if (!tracee->follows)
+		return;
+	tracee->follows = false;
+	tracee_interrupt(tracee);
 }
 
 bool tracee_is_held(const struct tracee *tracee)
@@ -305,7 +321,9 @@ static int borrow(struct tracee *tracee)
 	abort_restartable_sequence(tracee);
 	if (ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof(uint64_t), &all_signals) < 0)
 		return -errno;
-	set_options(tracee, PTRACE_O_EXITKILL);
+	set_options(tracee, PTRACE_O_EXITKILL); /* so that it does not outlive us in another class either */
+	if (tracee->goes_first)
+		scheduling_put_first(tracee->tid, &tracee->was);
 	tracee->state = TRACEE_BORROWED;
 	return 0;
 }
@@ -351,6 +369,8 @@ static void settle(struct tracee *tracee)
 	if (run_until(tracee, STOP_AT_INTERRUPT) < 0 && (tracee->state != TRACEE_BORROWED || run_until(tracee, STOP_AT_INTERRUPT) < 0))
 		return;
 	ptrace(PTRACE_SETSIGMASK, tracee->tid, sizeof(tracee->saved_mask), &tracee->saved_mask);
+	if (tracee->goes_first)
+		scheduling_put_back(tracee->tid, &tracee->was);
 	set_options(tracee, 0);
 	tracee->state = TRACEE_STOPPED;
 }

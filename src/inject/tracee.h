@@ -14,6 +14,7 @@
 #pragma once
 
 #include "platform/regs.h"
+#include "platform/scheduling.h"
 
 enum tracee_state {
 	TRACEE_RUNNING,     /* seized and interrupted, has not stopped yet */
@@ -30,6 +31,8 @@ struct tracee {
 	bool ward;             /* stays traced when it is let go, see ward.h */
 	bool in_event;         /* with ward: stands where it has made a child or called exec, which is not dealt with yet; as good as held */
 	int signal;            /* with ward: to be delivered when it goes on */
+	bool goes_first;       /* while it lends itself; with BORROWED: was has what it was before */
+	struct scheduling was;
 	bool follows;          /* goes on, but traced, until the leader of its process is let go, see world.c; or could not be told to stop */
 	bool dead_leader;      /* a zombie whose other threads live: it never stops, only its death is reported one day */
 	int deferred_signal;   /* arrived during a foreign system call; sent again at release */
@@ -40,11 +43,17 @@ struct tracee {
 /* Takes hold of a thread and interrupts it. -ESRCH: it is dead; -EPERM: not ours to trace. */
 int tracee_seize(struct tracee *tracee, pid_t process, pid_t tid);
 
-/* The same for a thread that is traced already. */
+/* Takes hold of a thread that runs on for the present. The same errors. */
+int tracee_accompany(struct tracee *tracee, pid_t process, pid_t tid);
+
+/* Interrupts a thread that is traced already. */
 void tracee_take_over(struct tracee *tracee, pid_t process, pid_t tid);
 
 /* Lets a stopped thread go on, traced; false: it is in no state for that. */
 bool tracee_follow(struct tracee *tracee);
+
+/* One that follows is told to stop. */
+void tracee_stop_following(struct tracee *tracee);
 
 /* Looks, without waiting, whether a RUNNING thread has stopped or died; returns the new state. */
 enum tracee_state tracee_poll(struct tracee *tracee);

@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/monotonic.h"
+#include "inject/late.h"
 #include "inject/report.h"
 #include "inject/tracees.h"
 #include "inject/ward.h"
@@ -20,6 +21,7 @@
 struct world {
 	pid_t pid;
 	bool complete;
+	bool accompanied; /* the leader is held alone, the other threads are traced meanwhile */
 	bool workers_work; /* at the last look at the list of threads */
 	remote_addr_t syscall_pc; /* 0: not looked for yet */
 	struct tracees threads;
@@ -28,67 +30,16 @@ struct world {
 
 static struct world *worlds; /* all there are */
 
-/*
- * Threads that were interrupted but did not stop while their world was held: they will stop some day and must then be set going. And those
- * that were killed while held: their death must be taken. Used by the one keeper thread that stops worlds.
- */
-static struct tracees late;
 static size_t nr_held; /* threads of all worlds: each may become a late one, room for it is there from the beginning */
 
 bool world_is_late(pid_t tid)
 {
-	return tracees_find(&late, tid) < late.nr;
-}
-
-/* Room for it was made before the thread was seized, so that nothing can be forgotten for want of memory. */
-static void add_late(const struct tracee *tracee)
-{
-	late.items[late.nr++] = *tracee;
-}
-
-static bool is_leader_late(pid_t process)
-{
-	size_t i = tracees_find(&late, process);
-
-	return i < late.nr && late.items[i].state != TRACEE_GONE && !late.items[i].dead_leader;
-}
-
-static void stop_follower(struct tracee *tracee)
-{
-	if (!tracee->follows)
-		return;
-	tracee->follows = false;
-	tracee_interrupt(tracee);
-}
-
-/* Leaders first: those whose leader is still late go on traced, and are stopped once more when it is not. */
-static void let_late_go(struct tracee *tracee)
-{
-	bool leader_is_late = tracee->tid != tracee->process && is_leader_late(tracee->process);
-
-	if (tracee->state == TRACEE_RUNNING && !leader_is_late)
-		stop_follower(tracee);
-	else if (!leader_is_late || !tracee_follow(tracee))
-		tracee_release(tracee);
+	return late_has(tid);
 }
 
 int world_collect_late(void)
 {
-	size_t kept = 0;
-
-	for (size_t i = 0; i < late.nr; i++) {
-		tracee_poll(&late.items[i]);
-		tracee_prepare_release(&late.items[i]);
-		if (late.items[i].tid == late.items[i].process)
-			tracee_release(&late.items[i]);
-	}
-	for (size_t i = 0; i < late.nr; i++)
-		let_late_go(&late.items[i]);
-	for (size_t i = 0; i < late.nr; i++)
-		if (late.items[i].state != TRACEE_GONE)
-			late.items[kept++] = late.items[i];
-	late.nr = kept;
-	return (int)kept;
+	return (int)late_collect();
 }
 
 static struct tracee *find_thread(struct world *world, pid_t tid)
@@ -104,13 +55,12 @@ static int make_room(struct world *world)
 {
 	int r = tracees_reserve(&world->threads, world->threads.nr + 1);
 
-	return r < 0 ? r : tracees_reserve(&late, late.nr + nr_held + 1);
+	return r < 0 ? r : late_reserve(nr_held + 1);
 }
 
 /* Adds one thread: seized now, or taken over from the late ones, which are ours already. -ESRCH when it is dead. */
 static int add_thread(struct world *world, pid_t tid)
 {
-	size_t i = tracees_find(&late, tid);
 	struct tracee *tracee;
 	int r = make_room(world);
 
@@ -122,10 +72,8 @@ static int add_thread(struct world *world, pid_t tid)
 		if (r < 0)
 			return r;
 		tracee_take_over(tracee, world->pid, tid);
-	} else if (i < late.nr) {
-		*tracee = late.items[i];
-		tracees_remove(&late, i);
-		stop_follower(tracee);
+	} else if (late_take(tid, tracee)) {
+		tracee_stop_following(tracee);
 	} else {
 		r = tracee_seize(tracee, world->pid, tid);
 		if (r < 0)
@@ -150,6 +98,25 @@ static bool is_kernel_worker(const struct world *world, pid_t tid, bool *ret_wor
 	return true;
 }
 
+/* All threads of a process, in memory that the caller frees. How many, or -errno. */
+static int list_threads(pid_t pid, pid_t **ret_tids)
+{
+	for (int room = 64, nr;; room = nr * 2) {
+		pid_t *tids = calloc((size_t)room, sizeof(*tids));
+
+		if (!tids)
+			return -ENOMEM;
+		nr = process_threads(pid, tids, room);
+		if (nr >= 0 && nr <= room) {
+			*ret_tids = tids;
+			return nr;
+		}
+		free(tids);
+		if (nr < 0)
+			return nr == -ENOENT ? -ESRCH : nr;
+	}
+}
+
 /*
  * Interrupts every thread that is not yet held; returns how many were new, or -errno. The leader, listed first, comes last and goes first: while it is
  * traced, a signal to the process that the program ignores is queued all the same, and wakes a thread that is not held, whose call reports EINTR then.
@@ -158,20 +125,10 @@ static bool is_kernel_worker(const struct world *world, pid_t tid, bool *ret_wor
 static int interrupt_new_threads(struct world *world)
 {
 	_cleanup_free_ pid_t *tids = NULL;
-	int room = 64, nr, nr_new = 0;
+	int nr = list_threads(world->pid, &tids), nr_new = 0;
 
-	for (;;) {
-		free(tids);
-		tids = calloc((size_t)room, sizeof(*tids));
-		if (!tids)
-			return -ENOMEM;
-		nr = process_threads(world->pid, tids, room);
-		if (nr <= room)
-			break;
-		room = nr * 2;
-	}
 	if (nr < 0)
-		return nr == -ENOENT ? -ESRCH : nr;
+		return nr;
 	world->workers_work = false;
 	for (int i = nr - 1; i >= 0; i--) {
 		bool works;
@@ -189,6 +146,33 @@ static int interrupt_new_threads(struct world *world)
 		nr_new += r == 0;
 	}
 	return nr_new;
+}
+
+/*
+ * A leader that is held alone: the others are traced too, though they run on, because of what wakes them (see above). One that is started in the few
+ * microseconds until the leader stands still is not.
+ */
+static int accompany_leader(struct world *world)
+{
+	_cleanup_free_ pid_t *tids = NULL;
+	int nr = list_threads(world->pid, &tids);
+
+	for (int i = 0; i < nr; i++) {
+		struct tracee tracee;
+		bool works;
+		int r;
+
+		if (tids[i] == world->pid || late_has(tids[i]) || is_kernel_worker(world, tids[i], &works))
+			continue;
+		r = late_reserve(nr_held + 1);
+		if (r == 0)
+			r = tracee_accompany(&tracee, world->pid, tids[i]);
+		if (r == 0)
+			late_add(&tracee);
+		else if (r != -ESRCH)
+			return r;
+	}
+	return nr < 0 ? nr : 0;
 }
 
 /* A thread that vanished may have called exec and now bears the leader's id: then the leader runs again. */
@@ -253,6 +237,8 @@ static int wait_threads(struct world *world, uint64_t deadline)
 
 		if (now >= deadline && (now >= deadline + RUNNABLE_PATIENCE_NS || !some_are_runnable(world)))
 			return -ETIMEDOUT;
+		if (world->accompanied)
+			late_follow(world->pid);
 		poll_nap(&rounds);
 		if (rounds % 64 == 0)
 			mark_dead_leader(world);
@@ -273,7 +259,7 @@ static int leave_late_ones(struct world *world)
 		if (tracee->state == TRACEE_RUNNING) {
 			world->complete = world->complete && tracee->dead_leader;
 			if (!tracee->ward)
-				add_late(tracee);
+				late_add(tracee);
 		} else if (tracee->state != TRACEE_GONE) {
 			world->threads.items[kept++] = *tracee;
 		}
@@ -283,24 +269,29 @@ static int leave_late_ones(struct world *world)
 	return busy ? -EBUSY : (int)kept;
 }
 
-/* Stops what runs until a look at the list shows nobody new: a running thread may start others, a stopped one cannot. */
-static int stop_all(struct world *world, uint32_t timeout_us)
+/* After the wait, which had this result. 0 when at least one thread is held. */
+static int keep_held(struct world *world, int r)
 {
-	uint64_t deadline = monotonic_ns() + timeout_us * 1000ull;
-	int nr_new = 0, held, r;
+	int held = leave_late_ones(world);
 
-	do {
-		r = wait_threads(world, deadline);
-		nr_new = r == 0 ? interrupt_new_threads(world) : 0;
-	} while (nr_new > 0);
-	if (nr_new < 0)
-		return nr_new;
-	held = leave_late_ones(world);
 	if (held)
 		return held < 0 ? held : 0;
 	if (r == 0 && !world->complete) /* its only thread stands in a fork or exec */
 		return -ETIMEDOUT;
 	return r < 0 ? r : -ESRCH;
+}
+
+/* Stops what runs until a look at the list shows nobody new: a running thread may start others, a stopped one cannot. */
+static int stop_all(struct world *world, uint32_t timeout_us)
+{
+	uint64_t deadline = monotonic_ns() + timeout_us * 1000ull;
+	int nr_new = 0, r;
+
+	do {
+		r = wait_threads(world, deadline);
+		nr_new = r == 0 ? interrupt_new_threads(world) : 0;
+	} while (nr_new > 0);
+	return nr_new < 0 ? nr_new : keep_held(world, r);
 }
 
 /* NULL: no memory. world_resume gives it back. */
@@ -418,6 +409,32 @@ int world_stop(pid_t pid, uint32_t timeout_us, struct world **ret_world)
 	return r < 0 ? r : world_wait(*ret_world, timeout_us);
 }
 
+int world_stop_thread(pid_t pid, pid_t tid, uint32_t timeout_us, struct world **ret_world)
+{
+	struct world *world = world_new(pid);
+	bool works;
+	int r = 0;
+
+	if (!world)
+		return -ENOMEM;
+	if (is_kernel_worker(world, tid, &works))
+		r = -ESRCH;
+	world->accompanied = r == 0 && tid == pid && !ward_has_process(pid);
+	if (world->accompanied)
+		r = accompany_leader(world);
+	if (r == 0)
+		r = add_thread(world, tid);
+	if (r == 0)
+		r = keep_held(world, wait_threads(world, monotonic_ns() + timeout_us * 1000ull));
+	if (r < 0) {
+		world_resume(world);
+		return r;
+	}
+	world->complete = false;
+	*ret_world = world;
+	return 0;
+}
+
 bool world_is_complete(const struct world *world)
 {
 	return world->complete && !world->workers_work;
@@ -428,10 +445,28 @@ pid_t world_pid(const struct world *world)
 	return world->pid;
 }
 
+/* What cannot be let go is dying; or it is the leader, and a thread that ran on has called exec and goes by its number now: that one is to stop. */
 static void release(struct tracee *tracee, bool follows)
 {
-	if ((follows && tracee_follow(tracee)) || !tracee_release(tracee))
-		add_late(tracee);
+	if (follows && tracee_follow(tracee)) {
+		late_add(tracee);
+	} else if (!tracee_release(tracee)) {
+		tracee_interrupt(tracee);
+		tracee->follows = false;
+		late_add(tracee);
+	}
+}
+
+/* Each stands still until our next look, and no longer; one that sleeps where it cannot be interrupted is let go later. */
+static void dismiss_followers(pid_t process)
+{
+	uint64_t deadline = monotonic_ns() + WORLD_STOP_TIMEOUT_US * 1000ull;
+	unsigned int rounds = 0;
+
+	while (late_has_process(process) && monotonic_ns() < deadline) {
+		poll_nap(&rounds);
+		world_collect_late();
+	}
 }
 
 void world_resume(struct world *world)
@@ -444,15 +479,17 @@ void world_resume(struct world *world)
 	struct tracee *leader = find_thread(world, world->pid);
 	if (leader)
 		release(leader, false);
-	bool follow = is_leader_late(world->pid);
+	bool follow = late_has_leader(world->pid);
 	for (size_t i = 0; i < world->threads.nr; i++)
 		if (&world->threads.items[i] != leader)
 			release(&world->threads.items[i], follow);
 	nr_held -= world->threads.nr;
 	delist(world);
+	world_collect_late();
+	if (world->accompanied && !follow)
+		dismiss_followers(world->pid);
 	free(world->threads.items);
 	free(world);
-	world_collect_late();
 }
 
 /* The base address of the program's vdso, from its auxiliary vector; 0 when it has none. */
@@ -509,6 +546,13 @@ static struct tracee *choose_thread(struct world *world)
 		any = any ? any : tracee;
 	}
 	return any;
+}
+
+void world_go_first(struct world *world)
+{
+	for (size_t i = 0; i < world->threads.nr; i++)
+		if (world->threads.items[i].state == TRACEE_STOPPED)
+			world->threads.items[i].goes_first = true;
 }
 
 long world_syscall_at(struct world *world, remote_addr_t pc, long number, const uint64_t args[6])

@@ -28,6 +28,12 @@ int world_stop(pid_t pid, uint32_t timeout_us, struct world **ret_world);
 int world_interrupt(pid_t pid, struct world **ret_world);
 int world_wait(struct world *world, uint32_t timeout_us);
 
+/*
+ * Holds one thread only; the others run on. For what each thread has to do for itself: nobody stands still while another one is waited for. The same errors,
+ * and -ESRCH when the thread has ended or is a worker of io_uring's. Such a world is not complete.
+ */
+int world_stop_thread(pid_t pid, pid_t tid, uint32_t timeout_us, struct world **ret_world);
+
 /* A process of one thread that stands in the stop of its birth, traced since then (ward.h). 0 or -ENOMEM. */
 int world_of_newborn(pid_t pid, struct world **ret_world);
 
@@ -57,6 +63,12 @@ void world_resume(struct world *world);
  * -ESRCH when the process died meanwhile. No memory of the program is modified: the call runs on a `syscall` instruction found in its vdso.
  */
 long world_syscall(struct world *world, long number, const uint64_t args[6]);
+
+/*
+ * From now on a thread that lends itself does so before all others that want its processor (where the keeper has the right to it): where many do, each
+ * call would wait for them twice. Until it goes on its scheduling class is another one, which what it clones inherits. Before the first call.
+ */
+void world_go_first(struct world *world);
 
 /* The same at a syscall instruction of the caller's choice: a task made by clone(2) goes on right behind it. */
 long world_syscall_at(struct world *world, remote_addr_t pc, long number, const uint64_t args[6]);

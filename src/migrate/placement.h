@@ -11,11 +11,12 @@
 struct placement {
 	pid_t *done; /* threads that have the policy */
 	uint32_t nr_done, capacity;
+	pid_t last_tried;
 	uint32_t tries;
 };
 
 /*
- * Sets the policy for threads of the process, for about 3 ms, in which all of them are held. 0: all have it; -EAGAIN: to be called again; or -errno: it cannot be set (-EACCES: a seccomp
+ * Sets the policy for threads of the process, for about 3 ms; each is held for its own calls only, the others run on. 0: all have it; -EAGAIN: to be called again; or -errno: it cannot be set (-EACCES: a seccomp
  * filter; -EPERM: a debugger; -ESRCH: the process is gone; -ETIMEDOUT: a thread could not be held for long; -EBUSY: it stands still, and may go on later).
  */
 int placement_step(struct placement *placement, pid_t pid, const struct node_set *nodes);

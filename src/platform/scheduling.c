@@ -11,6 +11,7 @@
 #define SLICE_NS 100000ull /* the shortest the kernel grants */
 #define LONG_SLICE_NS 50000000ull
 #define KEEPER_NICE (-10)
+#define FIRST_PRIORITY 1 /* of the real-time class */
 #ifndef SCHED_FLAG_RESET_ON_FORK
 #define SCHED_FLAG_RESET_ON_FORK 1
 #endif
@@ -32,9 +33,37 @@ struct sched_attributes { /* struct sched_attr, first version */
  */
 void scheduling_preempt(void)
 {
-	struct sched_attributes attributes = {.size = sizeof(attributes), .policy = SCHED_RR, .flags = SCHED_FLAG_RESET_ON_FORK, .priority = 1};
+	struct sched_attributes attributes = {.size = sizeof(attributes), .policy = SCHED_RR, .flags = SCHED_FLAG_RESET_ON_FORK, .priority = FIRST_PRIORITY};
 	if (syscall(SYS_sched_setattr, 0, &attributes, 0) < 0)
 		scheduling_prefer_latency();
+}
+
+void scheduling_read(pid_t tid, struct scheduling *ret)
+{
+	struct sched_attributes now = {0};
+	*ret = (struct scheduling){0};
+	if (syscall(SYS_sched_getattr, tid, &now, sizeof(now), 0) < 0)
+		return;
+	bool is_fair = now.policy == SCHED_OTHER || now.policy == SCHED_BATCH || now.policy == SCHED_IDLE;
+	*ret = (struct scheduling){.is_fair = is_fair, .policy = now.policy, .flags = now.flags, .slice_ns = now.runtime};
+}
+
+void scheduling_put_first(pid_t tid, struct scheduling *ret_was)
+{
+	struct sched_attributes first = {.size = sizeof(first), .policy = SCHED_RR, .priority = FIRST_PRIORITY};
+	scheduling_read(tid, ret_was);
+	if (ret_was->is_fair)
+		syscall(SYS_sched_setattr, tid, &first, 0);
+}
+
+/* The nice value is kept by the kernel meanwhile, and may have been changed. */
+void scheduling_put_back(pid_t tid, const struct scheduling *was)
+{
+	struct sched_attributes now = {0}, back = {.size = sizeof(back), .policy = was->policy, .flags = was->flags, .runtime = was->slice_ns};
+	if (!was->is_fair || syscall(SYS_sched_getattr, tid, &now, sizeof(now), 0) < 0 || now.policy != SCHED_RR || now.priority != FIRST_PRIORITY)
+		return;
+	back.nice = getpriority(PRIO_PROCESS, (id_t)tid);
+	syscall(SYS_sched_setattr, tid, &back, 0);
 }
 
 void scheduling_prefer_latency(void)

@@ -1,7 +1,9 @@
 /* How soon the keeper's threads run when they are woken. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /*
  * Asks for a short time slice (sched_setattr(2): sched_runtime of a SCHED_OTHER task, Linux 6.12) and, where the right exists, a better nice
@@ -20,6 +22,19 @@ uint32_t scheduling_nr_processors(void);
 
 /* The calling thread runs as soon as it wakes up, whoever runs there; as above where that is not allowed. */
 void scheduling_preempt(void);
+
+/*
+ * Another thread, and what it starts, runs as soon as it can until it is put back: for the moment in which it works for us and others wait for it. Nothing
+ * happens to one that is in a real-time class already, nor without the right to it. Who changes its class meanwhile has the last word.
+ */
+struct scheduling {
+	bool is_fair;
+	uint32_t policy;
+	uint64_t flags, slice_ns;
+};
+void scheduling_read(pid_t tid, struct scheduling *ret);
+void scheduling_put_first(pid_t tid, struct scheduling *ret_was);
+void scheduling_put_back(pid_t tid, const struct scheduling *was);
 
 /* The calling thread waits its turn like any other. */
 void scheduling_stand_in_line(void);
