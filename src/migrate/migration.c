@@ -30,6 +30,9 @@
 #define MAX_FIXED 16            /* mappings of the kernel's in a process */
 #define MAX_ROUNDS 4            /* looks for processes that have come meanwhile */
 #define WAIT_LONGEST_MS 8
+#define ADOPT_TIMEOUT_US 5000u   /* what a process stands still for a thread of its that cannot be held */
+#define CALL_GROUPS 4           /* of pages that are under way together, in a call; each call has to wait for all processors once */
+#define PAUSE_LONGEST_NS 100000000ull
 #define MOVE_CHUNKS (PASSES_BATCH / 4 + 1)
 
 enum stage { STAGE_DIRECT, STAGE_MOVE, STAGE_SWAP };
@@ -69,6 +72,7 @@ struct migration {
 	struct page_run runs[256];
 	uint32_t nr_runs, next_run;
 	remote_addr_t next_page; /* in it */
+	uint64_t moving_ns; /* time in calls */
 	void *pages[PASSES_BATCH + MOVE_CHUNKS];
 	int status[PASSES_BATCH + MOVE_CHUNKS];
 	uint32_t origin[PASSES_BATCH + MOVE_CHUNKS];
@@ -284,13 +288,15 @@ static int ask(void *context, const struct place *places, uint32_t nr, int *ret_
 
 /*
  * The kernel unmaps pages by hundreds, copies them and maps them again; the program cannot use them meanwhile. An address where nothing is ends such a
- * group, so that it takes no longer than it may though one call brings many. Fills m->pages; returns the length.
+ * group, so that it takes no longer than it may though one call brings some of them. Fills m->pages; returns the length.
  */
 static uint32_t arrange(struct migration *m, const struct place *places, uint32_t first, uint32_t nr, uint32_t at_once)
 {
-	uint32_t n = 0, together = 0;
+	uint32_t n = 0, together = 0, groups = 1;
 	for (uint32_t i = first; i < nr; i++) {
 		if (together && together + places[i].nr_pages > at_once) {
+			if (groups++ == CALL_GROUPS)
+				break;
 			m->origin[n] = UINT32_MAX;
 			m->pages[n++] = NULL;
 			together = 0;
@@ -320,16 +326,35 @@ static uint32_t take_statuses(const struct migration *m, uint32_t n, uint32_t nr
 	return nr;
 }
 
+/*
+ * Whoever wants a page that is under way waits for us, also when somebody else has the processor: so a call is not interrupted. They are short, and where
+ * there is one processor only the program has it afterwards for as long.
+ */
+static int call_without_interruption(struct migration *m, pid_t pid, uint32_t n, int node)
+{
+	scheduling_preempt();
+	uint64_t begin = monotonic_ns();
+	int r = numa_move_pages(pid, n, m->pages, node, m->moves_shared, m->status);
+	uint64_t took = monotonic_ns() - begin;
+	scheduling_prefer_latency();
+	m->moving_ns += took;
+	if (scheduling_nr_processors() == 1 && !atomic_load(&m->stop)) {
+		struct timespec pause = {.tv_nsec = (long)MIN_OF(took, PAUSE_LONGEST_NS)};
+		nanosleep(&pause, NULL);
+	}
+	return r;
+}
+
 static int move(void *context, const struct place *places, uint32_t nr, int node, uint32_t at_once, int *ret_status)
 {
 	struct migration *m = context;
 	struct process *process = process_of(m, places);
 	for (uint32_t next = 0; next < nr;) {
 		uint32_t n = arrange(m, places, next, nr, at_once);
-		int r = numa_move_pages(process->pid, n, m->pages, node, m->moves_shared, m->status);
+		int r = call_without_interruption(m, process->pid, n, node);
 		if (r < 0)
 			return r;
-		next = take_statuses(m, n, nr, r > 0, ret_status);
+		next = take_statuses(m, n, m->origin[n - 1] + 1, r > 0, ret_status);
 	}
 	mark_split(process, places, nr, ret_status);
 	return 0;
@@ -369,9 +394,11 @@ static void wait_before(void *context, unsigned pass)
 		nanosleep(&nap, NULL);
 }
 
+/* The clock runs while pages are under way. */
 static uint64_t now(void *context)
 {
-	return monotonic_ns();
+	const struct migration *m = context;
+	return m->moving_ns;
 }
 
 static void *mover_main(void *argument)
@@ -380,7 +407,7 @@ static void *mover_main(void *argument)
 	int (*step)(struct passes *) = m->stage == STAGE_SWAP ? passes_swap_step : passes_step;
 	uint64_t one = 1;
 	pthread_setname_np(pthread_self(), "mbx-migrate");
-	scheduling_prefer_latency(); /* pages are kept from the program while it waits for a processor */
+	scheduling_prefer_latency();
 	while (!atomic_load(&m->stop) && step(m->passes) == -EINPROGRESS)
 		atomic_store_explicit(&m->moved, passes_figures(m->passes)->moved, memory_order_relaxed);
 	atomic_store(&m->thread_done, true);
@@ -453,7 +480,7 @@ static void adopt(struct container *c, struct member *member)
 {
 	struct world *held = world_find(member->pid), *world = held;
 	hurry(c, true);
-	if (held || world_stop(member->pid, WORLD_STOP_TIMEOUT_US, &world) == 0) {
+	if (held || world_stop(member->pid, ADOPT_TIMEOUT_US, &world) == 0) {
 		container_adopt_held(c, member, world);
 		if (!held)
 			world_resume(world);

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define STOP_NS 4000000ull /* the longest that a page may be kept from the program, about */
+#define STOP_NS 2000000ull /* the longest that a page may be kept from the program, about */
 #define AT_ONCE_FIRST 32u  /* until it is known how fast the machine is */
 #define AT_ONCE_LEAST 4u
 

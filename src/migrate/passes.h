@@ -69,7 +69,7 @@ struct migrate_kernel {
 	/* Before a pass that waits. */
 	void (*wait)(void *context, unsigned pass);
 
-	/* Nanoseconds, for the pace. */
+	/* Nanoseconds that move has taken, for the pace. */
 	uint64_t (*now)(void *context);
 	void *context;
 };
@@ -93,5 +93,5 @@ int passes_swap_step(struct passes *passes);
 const struct migrate_figures *passes_figures(const struct passes *passes);
 uint64_t migrate_figures_failed(const struct migrate_figures *figures);
 
-/* How many pages may be kept from the program together, when so many took so long: 4 ms at most. */
+/* How many pages may be kept from the program together, when so many took so long: 2 ms at most. */
 uint32_t passes_pace(uint32_t nr_pages, uint64_t took_ns);

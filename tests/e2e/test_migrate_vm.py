@@ -44,6 +44,19 @@ def test_pages_move_while_the_program_uses_them(said):
     assert moved["swapped"] >= 16  # those that lie in a pipe too: busy for ever
 
 
+def test_nobody_stands_still_for_long(said):
+    """Not for a thread that cannot be held either. The machine's clock counts instructions, so other load does not show."""
+    assert said["whole.report"]["longest_us"] <= 10000 and said["tight.report"]["longest_us"] <= 10000
+
+
+def test_a_target_that_is_too_small(said):
+    moved, report = total(said["tight.moved"]), said["tight.report"]
+    pages = SIZE / 4096
+    assert said["tight.status"] == 0 and sum(report["nodes"]) == pages
+    assert moved["moved"] > 0.1 * pages and moved["left"] > 0.1 * pages and moved["failed"] == moved["swapped"] == 0
+    assert report["nodes"][1] >= moved["moved"] - 0.05 * pages and report["nodes"][0] >= moved["left"] - 0.05 * pages
+
+
 def test_stat_shows_the_nodes(said):
     before, after = ([node["rss"] for node in said[name]["nodes"]] for name in ("whole.before", "whole.after"))
     assert before[0] > SIZE and before[1] < 0.01 * before[0]

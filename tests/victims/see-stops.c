@@ -1,12 +1,14 @@
 /*
  * see-stops: processes that check and rewrite their memory, and see how long they are kept from it.
  * usage: see-stops SIZE_MB PROCESSES NODE FOLDER
- * The memory, SIZE_MB in all, comes from NODE at first; half of it may be large pages. Besides, the first process has PINNED pages that lie in a pipe too, and
+ * The memory, SIZE_MB in all, comes from NODE at first; half of it may be large pages. Each process has a second thread, which nobody can hold most of the
+ * time: it waits for the child of a vfork. Besides, the first process has PINNED pages that lie in a pipe too, and
  * SHARED pages that all processes map since they were forked. FOLDER/ready appears when all is filled. When FOLDER/end appears one line is printed: JSON with
  * the rounds, the longest stop in microseconds, and how many pages lie on each of the nodes 0 and 1 then; and everything is checked.
  *
  * A stop is time in which a process neither ran nor waited for a processor: one that others use is not taken for a stop.
  */
+#include <pthread.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -102,12 +104,27 @@ static void check_rest(const char *block, size_t nr_pages, uint64_t id)
 			CHECK(((const uint64_t *)(const void *)(block + i * PAGE_BYTES))[k] == page_word(id + i, k), "page %zu, word %zu", i, k);
 }
 
+static void *linger(void *unused)
+{
+	const struct timespec nap = {.tv_nsec = 50000000};
+
+	for (;;) {
+		if (vfork() == 0) {
+			nanosleep(&nap, NULL);
+			_exit(0);
+		}
+		wait(NULL);
+	}
+}
+
 static void work(struct record *record, size_t nr_pages, uint64_t id)
 {
 	int schedstat = open("/proc/self/schedstat", O_RDONLY);
 	char *block = map_filled(nr_pages, id);
 	struct clocks last = look(schedstat);
+	pthread_t lingerer;
 
+	CHECK(pthread_create(&lingerer, NULL, linger, NULL) == 0, "pthread_create");
 	record->is_filled = 1;
 	for (; !*is_over; record->rounds++) {
 		for (size_t i = 0; i < nr_pages; i++) {
