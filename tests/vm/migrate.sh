@@ -45,11 +45,11 @@ migrate whole whole.again --to-node 1
 migrate whole whole.elsewhere --to-node 0 --from-node 0
 finish whole
 
-# A target with room for half of it.
+# A target with room for a part of it.
 mkdir /tmp/fill
 mount -t tmpfs -o size=100%,mpol=bind:1 fill /tmp/fill
 room=$(($(sed -n 's/.*MemFree: *\([0-9]*\) kB/\1/p' /sys/devices/system/node/node1/meminfo) / 1024))
-dd if=/dev/zero of=/tmp/fill/all bs=1M count=$((room - size / 2)) 2>/dev/null
+dd if=/dev/zero of=/tmp/fill/all bs=1M count=$((room - size / 4)) 2>/dev/null
 start tight "$size"
 migrate tight tight.moved --to-node 1
 finish tight
