@@ -53,7 +53,7 @@ void backstop_create(struct backstop *b, const char *name, uint64_t limit_bytes)
 void backstop_enter(const struct backstop *b)
 {
 	if (b->folder)
-		memory_cgroup_enter(b->folder, 0);
+		memory_cgroup_enter(b->folder, b->v2);
 }
 
 /* v2 would kill for a limit that is below what is taken. */

@@ -36,8 +36,8 @@ uint64_t memory_cgroup_unevictable(const char *folder, bool v2);
 /* How many processes the kernel has killed for its limit. */
 uint64_t memory_cgroup_oom_kills(const char *folder, bool v2);
 
-/* A process, with its threads, comes into the folder's cgroup; 0: the caller. 0 or -errno. */
-int memory_cgroup_enter(const char *folder, pid_t pid);
+/* The calling process, which has one thread, comes into the folder's cgroup. 0 or -errno. */
+int memory_cgroup_enter(const char *folder, bool v2);
 
 /* A process goes up into the cgroup above. 0 or -errno. */
 int memory_cgroup_leave(const char *folder, pid_t pid);
