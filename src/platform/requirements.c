@@ -458,7 +458,7 @@ static void check_idle_latency(struct requirement *req, const char *swap_dir)
 	} else {
 		set(req, REQUIREMENT_WARNING, "/dev/cpu_dma_latency: %s", strerror(errno));
 		advise(req, "each page fault waits for sleeping processors to wake up: in a virtual machine it takes half as long again; "
-			    "membox may open that device as root, or where its owner allows it");
+			    "run membox as root, or give yourself write access to that device (packaging/60-membox-userfaultfd.rules)");
 	}
 	idle_latency_close(&latency);
 }
