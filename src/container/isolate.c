@@ -48,6 +48,22 @@ static void tell(int fd, const struct outcome *outcome)
 		_exit(1);
 }
 
+/* What was told; false when the writer ended before. */
+static bool hear(int fd, struct outcome *outcome)
+{
+	size_t got = 0;
+	while (got < sizeof(*outcome)) {
+		ssize_t n = read(fd, (char *)outcome + got, sizeof(*outcome) - got);
+		if (n == 0 || (n < 0 && errno != EINTR)) {
+			*outcome = (struct outcome){0};
+			errno = EPIPE;
+			return false;
+		}
+		got += (size_t)MAX_OF(n, 0);
+	}
+	return true;
+}
+
 /* As fork, but the child's parent is the caller's parent (and is told of its end as it is of the caller's), and its number in its own namespace may be given. */
 static pid_t fork_sibling(pid_t inner_pid)
 {
@@ -206,14 +222,12 @@ static bool start_init(const struct birth *birth, struct outcome *outcome)
 	if (outcome->init < 0)
 		return fail(outcome, "cannot start its init", "");
 	close(ready[1]);
-	ssize_t n = read(ready[0], &of_init, sizeof(of_init));
+	bool is_told = hear(ready[0], &of_init);
 	close(ready[0]);
-	if (n == (ssize_t)sizeof(of_init)) {
-		outcome->failure = of_init.failure;
-		return !*of_init.failure.text;
-	}
-	errno = EPIPE;
-	return fail(outcome, "its init was killed", "");
+	if (!is_told)
+		return fail(outcome, "its init was killed", "");
+	outcome->failure = of_init.failure;
+	return !*of_init.failure.text;
 }
 
 /* True in the program. */
@@ -240,16 +254,16 @@ static void close_pair(int pair[2])
 			close(steal_fd(&pair[i]));
 }
 
-/* Reads what the helper says. The program waits until we have a hold on its /proc, which it could mount something over. */
+/*
+ * Reads what the helper says. The program waits until we have a hold on its /proc, which it could mount something over, and is told to go on by a byte: when the
+ * pipe is closed without one it ends, whether we know of it or not, and with it the last writer of init's lifeline.
+ */
 static void take_result(struct birth *birth, struct isolation *iso, struct outcome *outcome)
 {
 	char path[48];
 	close(steal_fd(&birth->result[1]));
-	if (read(birth->result[0], outcome, sizeof(*outcome)) != (ssize_t)sizeof(*outcome)) {
-		*outcome = (struct outcome){0};
-		errno = EPIPE;
+	if (!hear(birth->result[0], outcome))
 		fail(outcome, "its helper was killed", "");
-	}
 	iso->init = MAX_OF(outcome->init, 0);
 	if (*outcome->failure.text)
 		return;
@@ -274,7 +288,7 @@ static bool make_all(struct birth *birth, struct isolation *iso, pid_t inner_pid
 	pid_t helper = fork();
 	if (helper == 0 && helper_main(birth, inner_pid)) {
 		close(birth->go[1]);
-		if (read(birth->go[0], &byte, 1) == 0)
+		if (read(birth->go[0], &byte, 1) == 1)
 			return true;
 		_exit(1);
 	}
@@ -293,6 +307,8 @@ pid_t isolate_fork(struct isolation *iso, pid_t inner_pid, struct isolate_failur
 	if (open_pipes(&birth, &outcome) && make_all(&birth, iso, inner_pid, &outcome))
 		return 0;
 	iso->lifeline = steal_fd(&birth.lifeline[1]);
+	if (!*outcome.failure.text && write(birth.go[1], "", 1) < 0)
+		fail(&outcome, "cannot let its program go", "");
 	close_pair(birth.result);
 	close_pair(birth.lifeline);
 	close_pair(birth.go);

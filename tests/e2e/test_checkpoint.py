@@ -222,11 +222,11 @@ def test_shared_memory_and_forks(saved):
 def test_what_fork_left_shared_is_stored_once(saved, shared_folder):
     """LINEAGE C4, C2: three processes over the same memory; and memory that was never touched is not saved."""
     program = "import mmap, os, sys, time; sparse = mmap.mmap(-1, 1 << 40, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000); held = os.urandom(64 << 20); " \
-              "print('ready', flush=True); os.fork(); os.fork() if os.getppid() else 0; print('set', flush=True);\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.01)\n" \
+              "print('ready', flush=True); os.fork(); os.fork() if os.getppid() else 0; os.write(1, b'set\\n');\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.01)\n" \
               "os.write(1, b'%d\\n' % len(set(held[::997])))"
     go_on = pathlib.Path(shared_folder) / "go-on-shared"
     one = saved([PYTHON, "-c", program, go_on], limit=512 * MIB)
-    assert wait_until(lambda: one.output.read_bytes().count(b"set") == 4, 20)
+    assert wait_until(lambda: one.output.read_bytes().count(b"set\n") == 4, 20)
     one.checkpoint("--leave-running")
     go_on.touch()
     what = json.loads(membox("inspect", one.image, "--json").stdout)
