@@ -329,11 +329,20 @@ void isolate_drain(const struct isolation *iso)
 		kill(iso->init, SIGKILL);
 }
 
+/* Init ends when nobody is left in its namespace, and whoever is traced by us is left there until we have taken its death. */
+static void reap_init(pid_t init)
+{
+	pid_t gone;
+	do
+		gone = waitpid(-1, NULL, __WALL);
+	while (gone > 0 ? gone != init : errno == EINTR);
+}
+
 void isolate_release(struct isolation *iso)
 {
 	if (iso->init) {
 		kill(iso->init, SIGKILL);
-		waitpid(iso->init, NULL, 0);
+		reap_init(iso->init);
 		iso->init = 0;
 	}
 	if (iso->lifeline >= 0)
