@@ -2,10 +2,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/first_line.h"
 #include "base/log.h"
 
 #define OFTEN 16u             /* works ... */
@@ -17,19 +17,17 @@
 /* A guest has but one state to sleep in, and whatever is asked for but 0 allows it. */
 static int32_t low_latency_us(void)
 {
-	char driver[32] = "";
-	FILE *file = fopen("/sys/devices/system/cpu/cpuidle/current_driver", "re");
-	if (file && !fgets(driver, sizeof(driver), file))
-		driver[0] = '\0';
-	if (file)
-		fclose(file);
-	bool is_guest = !strncmp(driver, "haltpoll", strlen("haltpoll"));
+	char driver[32];
+	int r = first_line_read("/sys/devices/system/cpu/cpuidle/current_driver", driver, sizeof(driver));
+	bool is_guest = r == 0 && !strcmp(driver, "haltpoll");
 	return is_guest && sysconf(_SC_NPROCESSORS_ONLN) <= AWAKE_PROCESSORS ? 0 : SHALLOW_US;
 }
 
 void idle_latency_open(struct idle_latency *latency)
 {
 	*latency = (struct idle_latency){.fd = open("/dev/cpu_dma_latency", O_WRONLY | O_CLOEXEC)};
+	if (latency->fd >= 0)
+		latency->low_us = low_latency_us();
 }
 
 void idle_latency_close(struct idle_latency *latency)
@@ -55,7 +53,7 @@ void idle_latency_note_work(struct idle_latency *latency, uint64_t now_ns)
 		latency->nr_works = 0;
 	}
 	if (++latency->nr_works == OFTEN)
-		request(latency, low_latency_us());
+		request(latency, latency->low_us);
 }
 
 void idle_latency_rest(struct idle_latency *latency)

@@ -12,7 +12,8 @@
 
 struct idle_latency { /* one thread's */
 	int fd;
-	bool is_low; /* the request is made */
+	int32_t low_us; /* what is asked for */
+	bool is_low;    /* the request is made */
 	uint32_t nr_works;
 	uint64_t since_ns;
 };

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/first_line.h"
 
 #define NODES_FOLDER "/sys/devices/system/node"
 
@@ -70,12 +71,9 @@ int node_set_parse(const char *text, struct node_set *ret)
 static int read_list(const char *path, struct node_set *ret)
 {
 	char line[4096];
-	_cleanup_fclose_ FILE *f = fopen(path, "re");
-	if (!f)
-		return errno == ENOENT ? -ENOSYS : -errno;
-	if (!fgets(line, sizeof(line), f))
-		return -EIO;
-	line[strcspn(line, "\n")] = '\0';
+	int r = first_line_read(path, line, sizeof(line));
+	if (r < 0)
+		return r == -ENOENT ? -ENOSYS : r == -ENODATA ? -EIO : r;
 	return node_set_parse(line, ret);
 }
 

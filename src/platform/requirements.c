@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 
 #include "base/cleanup.h"
+#include "base/first_line.h"
 #include "base/units.h"
 #include "platform/granted_memory.h"
 #include "platform/idle_latency.h"
@@ -52,24 +53,11 @@ static void advise(struct requirement *req, const char *text)
 	snprintf(req->advice, sizeof(req->advice), "%s", text);
 }
 
-/* First line of a small file without its newline; 0 or -errno. */
-static int read_line(const char *path, char *buffer, size_t size)
-{
-	_cleanup_fclose_ FILE *f = fopen(path, "re");
-
-	if (!f)
-		return -errno;
-	if (!fgets(buffer, (int)size, f))
-		return -ENODATA;
-	buffer[strcspn(buffer, "\n")] = '\0';
-	return 0;
-}
-
 static int read_number(const char *path, int if_absent)
 {
 	char line[32];
 
-	return read_line(path, line, sizeof(line)) ? if_absent : atoi(line);
+	return first_line_read(path, line, sizeof(line)) ? if_absent : atoi(line);
 }
 
 static int capability_sets(struct __user_cap_data_struct sets[2], bool write)
@@ -566,7 +554,7 @@ static void check_huge_pages(struct requirement *req, const char *swap_dir)
 {
 	char line[128];
 
-	if (read_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof(line))) {
+	if (first_line_read("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof(line))) {
 		set(req, REQUIREMENT_OK, "no transparent huge pages");
 		return;
 	}
