@@ -10,14 +10,9 @@
 /* Files of one member. Whatever cannot be seen (it is just ending) is no refusal. */
 static int look_at_member(struct saving *saving, const struct member *member)
 {
-	struct saved_process p = {.saving = saving, .pid = member->pid, .message = arena_alloc(&saving->arena, sizeof(*p.message))};
-	Image__Process **slot = arena_grow(&saving->arena, &saving->image->processes, saving->image->n_processes, sizeof(*slot));
-	if (!p.message || !slot)
+	struct saved_process p = {.saving = saving, .pid = member->pid, .message = saved_process_new(saving, member->pid)};
+	if (!p.message)
 		return -ENOMEM;
-	image__process__init(p.message);
-	p.message->pid = saved_id(saving, member->pid);
-	*slot = p.message;
-	saving->image->n_processes++;
 	int r = descriptors_save(&p);
 	return r == -ENOTSUP ? r : 0;
 }

@@ -150,19 +150,14 @@ static int save_zombie(struct saving *saving, Image__Process *message, pid_t pid
 static int save_process(struct save *save, struct member *member, pid_t parent)
 {
 	struct saving *saving = &save->saving;
-	Image__Process *message = arena_alloc(&saving->arena, sizeof(*message));
-	Image__Process **slot = arena_grow(&saving->arena, &saving->image->processes, saving->image->n_processes, sizeof(*slot));
-	if (!message || !slot)
+	Image__Process *message = saved_process_new(saving, member->pid);
+	if (!message)
 		return saved_no_memory(saving);
-	image__process__init(message);
-	message->pid = saved_id(saving, member->pid);
 	message->parent = parent;
 	message->group = if_member(save, getpgid(member->pid));
 	message->session = if_member(save, getsid(member->pid));
 	if (!message->pid)
 		return checkpoint_fail(&saving->error, -ENOTSUP, "process %d: it is in a pid namespace of its own", member->pid);
-	*slot = message;
-	saving->image->n_processes++;
 	struct world *world = world_find(member->pid);
 	if (!world)
 		return save_zombie(saving, message, member->pid);

@@ -44,9 +44,9 @@ static bool parse(const char *line, struct watched *ret)
 	return true;
 }
 
-static bool is_it(const struct watched *w, const struct stat *st)
+static bool is_on(const struct watched *w, const struct stat *st)
 {
-	return st->st_ino == w->inode && major(st->st_dev) == w->dev >> 20 && minor(st->st_dev) == (w->dev & 0xfffff);
+	return major(st->st_dev) == w->dev >> 20 && minor(st->st_dev) == (w->dev & 0xfffff);
 }
 
 /* The path that a handle of a file system leads to, when that is mounted at `mount`. */
@@ -54,7 +54,7 @@ static bool follow(struct watched *w, const char *mount, char path[PATH_MAX])
 {
 	struct stat st;
 	_cleanup_close_ int folder = open(mount, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (folder < 0 || fstat(folder, &st) < 0 || major(st.st_dev) != w->dev >> 20 || minor(st.st_dev) != (w->dev & 0xfffff))
+	if (folder < 0 || fstat(folder, &st) < 0 || !is_on(w, &st))
 		return false;
 	_cleanup_close_ int fd = open_by_handle_at(folder, &w->handle.head, O_PATH | O_CLOEXEC);
 	char link[48];
@@ -63,7 +63,7 @@ static bool follow(struct watched *w, const char *mount, char path[PATH_MAX])
 	if (n <= 0)
 		return false;
 	path[n] = '\0';
-	return lstat(path, &st) == 0 && is_it(w, &st);
+	return lstat(path, &st) == 0 && st.st_ino == w->inode && is_on(w, &st);
 }
 
 /* Every mount of the file system is tried: behind one of them the path may be covered by another mount. */

@@ -17,6 +17,20 @@ pid_t saved_id(const struct saving *saving, pid_t pid)
 	return saving->is_isolated || inner == pid ? inner : 0;
 }
 
+Image__Process *saved_process_new(struct saving *saving, pid_t pid)
+{
+	Image__Image *image = saving->image;
+	Image__Process *message = arena_alloc(&saving->arena, sizeof(*message));
+	Image__Process **slot = arena_grow(&saving->arena, &image->processes, image->n_processes, sizeof(*slot));
+	if (!message || !slot)
+		return NULL;
+	image__process__init(message);
+	message->pid = saved_id(saving, pid);
+	*slot = message;
+	image->n_processes++;
+	return message;
+}
+
 const struct mappings_seen *saved_mappings_seen(const struct saving *saving, pid_t pid)
 {
 	for (size_t i = 0; i < saving->nr_seen; i++)

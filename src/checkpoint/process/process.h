@@ -64,6 +64,9 @@ pid_t saved_id(const struct saving *saving, pid_t pid);
 /* What was seen of a process's mappings before it was held; NULL: it is to be looked at now. */
 const struct mappings_seen *saved_mappings_seen(const struct saving *saving, pid_t pid);
 
+/* A new process of the image, with its number. NULL: no memory. */
+Image__Process *saved_process_new(struct saving *saving, pid_t pid);
+
 /* -ENOMEM with the reason, for an arena that gave nothing. */
 int saved_no_memory(struct saving *saving);
 
