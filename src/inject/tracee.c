@@ -109,10 +109,8 @@ void tracee_interrupt(struct tracee *tracee)
 
 void tracee_stop_following(struct tracee *tracee)
 {
-	if (!tracee->follows)
-		return;
-	tracee->follows = false;
-	tracee_interrupt(tracee);
+	if (tracee->follows)
+		tracee_interrupt(tracee);
 }
 
 bool tracee_is_held(const struct tracee *tracee)

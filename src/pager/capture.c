@@ -67,19 +67,18 @@ int capture_batch(struct writeback *wb, const struct agent *agent, struct batch 
 	return atomic_load(&capture->error);
 }
 
-bool capture_help(struct writeback *wb)
+void capture_help(struct writeback *wb)
 {
 	struct capture *capture = &wb->capture;
 	lock_take(&wb->lock);
-	capture->is_shared = capture->batch && atomic_load(&capture->next) < capture->batch->nr_pages;
-	bool helps = capture->is_shared;
+	bool helps = capture->batch && atomic_load(&capture->next) < capture->batch->nr_pages;
+	capture->is_shared = helps;
 	lock_drop(&wb->lock);
 	if (!helps)
-		return false;
+		return;
 	read_pieces(wb);
 	lock_take(&wb->lock);
 	capture->is_shared = false;
 	pthread_cond_broadcast(&wb->changed);
 	lock_drop(&wb->lock);
-	return true;
 }

@@ -22,5 +22,5 @@ struct capture { /* of a struct writeback */
 /* Reclaim thread, agent lock held. 0 or -errno: pages could not be read. */
 int capture_batch(struct writeback *wb, const struct agent *agent, struct batch *batch);
 
-/* Store thread. True: there was something to do. */
-bool capture_help(struct writeback *wb);
+/* Store thread. Takes pieces of what is being captured, if anything is. */
+void capture_help(struct writeback *wb);

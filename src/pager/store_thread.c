@@ -216,7 +216,7 @@ static bool goes_to_pool(struct writeback *wb, const struct batch *batch)
 {
 	struct pager *pager = wb->pager;
 	uint64_t target = atomic_load_explicit(&pager->pool_target, memory_order_relaxed);
-	if (!target || (hurries(wb, batch) && swap_io_in_flight(wb->io) < WRITES_IN_A_HURRY))
+	if (!target || (swap_io_in_flight(wb->io) < WRITES_IN_A_HURRY && hurries(wb, batch)))
 		return false;
 	uint64_t memory = atomic_load_explicit(pool_memory(pager->pool), memory_order_relaxed);
 	return memory < target || pool_free_memory(pager->pool) > memory / HOLES_SHARE || wb->turn++ % TURNS_TO_POOL == 0;
