@@ -277,7 +277,8 @@ static void reclaim_round(struct reclaimer *r)
 			freed += evict_some(r, MAX_OF(usage + goal(c, limit) - limit, clock_watermarks(limit).batch), &why);
 		else if (can_evict)
 			why = EXHAUSTED_SWAP_FAILED;
-		if (can_evict && !freed)
+		bool is_over = charge_usage_to_come(&c->charge) + goal(c, limit) > limit; /* not when what could not leave has ended */
+		if (can_evict && !freed && is_over && why != EXHAUSTED_NOT)
 			freed += empty_pool(r);
 		if (!freed)
 			freed = reclaim_file_pages(r);
