@@ -20,6 +20,7 @@
 #include "container/oom_report.h"
 #include "container/oom_task.h"
 #include "container/reclaimer.h"
+#include "pager/writeback.h"
 #include "platform/process.h"
 
 /* Fruitless stalls in a row that do without certainty, because a thread is in a state in which it cannot be held. */
@@ -170,6 +171,19 @@ static bool is_over(const struct container *c)
 	return m->resident - MIN_OF(leaves, m->resident) > charge_limit((struct charge *)&c->charge);
 }
 
+/* Pages on their way to the swap file come back when that is full: below the limit only those of a container at rest tell. All are held. */
+static bool is_over_at_rest(struct container *c)
+{
+	if (is_over(c) || !c->swap)
+		return is_over(c);
+	bool was_running = reclaimer_pause(c->reclaimer);
+	writeback_drain(c->pager.writeback);
+	members_sample(&c->members);
+	if (was_running)
+		reclaimer_resume(c->reclaimer);
+	return is_over(c);
+}
+
 /*
  * A fork's pages count as shared, or not, until they are measured: nobody is killed for an estimate. All are held where that is possible: it takes
  * tens of milliseconds where mappings are many, in which a program that goes on would grow by a lot, and what forks or ends would be counted
@@ -307,7 +321,7 @@ void container_reconsider_oom(struct container *c)
 		return;
 	if (is_over(c) && c->swap && c->parking == PARKING_NOT)
 		hold_reach_everything(c, c->frozen);
-	if (!is_over(c))
+	if (!is_over_at_rest(c))
 		go_on(c, "it has room again");
 	else if (somebody_may_be_killed(c))
 		go_on(c, "there is a process again that may be killed");

@@ -81,8 +81,8 @@ void precopy_free(struct precopy *p)
 	struct container *c = p->c;
 	bool was_running = reclaimer_pause(c->reclaimer);
 	atomic_store(&c->precopy, NULL);
-	if (was_running && reclaimer_resume(c->reclaimer) < 0)
-		container_kill(c, "its reclaim thread could not be started again");
+	if (was_running)
+		reclaimer_resume(c->reclaimer);
 	reclaimer_kick(c->reclaimer);
 	drop_spaces(p);
 	free(p->buffer);

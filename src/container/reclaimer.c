@@ -355,13 +355,19 @@ static void *reclaimer_main(void *argument)
 	return NULL;
 }
 
-int reclaimer_resume(struct reclaimer *reclaimer)
+static int start_thread(struct reclaimer *reclaimer)
 {
 	atomic_store(&reclaimer->stop, false);
 	atomic_store(&reclaimer->c->pager.unreclaimed, false);
 	int e = pthread_create(&reclaimer->thread, NULL, reclaimer_main, reclaimer);
 	reclaimer->runs = e == 0;
 	return -e;
+}
+
+void reclaimer_resume(struct reclaimer *reclaimer)
+{
+	if (start_thread(reclaimer) < 0)
+		container_kill(reclaimer->c, "its reclaim thread could not be started again");
 }
 
 bool reclaimer_pause(struct reclaimer *reclaimer)
@@ -385,7 +391,7 @@ int reclaimer_start(struct container *c, struct reclaimer **ret_reclaimer)
 	r->c = c;
 	sem_init(&r->order_done, 0, 0);
 	r->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	int result = r->event < 0 ? -errno : reclaimer_resume(r);
+	int result = r->event < 0 ? -errno : start_thread(r);
 	if (result < 0) {
 		if (r->event >= 0)
 			close(r->event);

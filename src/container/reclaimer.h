@@ -13,8 +13,8 @@ void reclaimer_stop(struct reclaimer *reclaimer);
 
 /* Container thread. The thread ends; kicks are remembered. False: it did not run. */
 bool reclaimer_pause(struct reclaimer *reclaimer);
-/* 0 or -errno. */
-int reclaimer_resume(struct reclaimer *reclaimer);
+/* Or the container is killed. */
+void reclaimer_resume(struct reclaimer *reclaimer);
 
 /* Look now. Any thread, never blocks. */
 void reclaimer_kick(struct reclaimer *reclaimer);

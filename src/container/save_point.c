@@ -38,8 +38,7 @@ int container_save_point_begin(struct container *c, bool track)
 
 void container_save_point_end(struct container *c)
 {
-	if (reclaimer_resume(c->reclaimer) < 0)
-		container_kill(c, "its reclaim thread could not be started again");
+	reclaimer_resume(c->reclaimer);
 	reclaimer_kick(c->reclaimer); /* which gives the pool its share again */
 	container_thaw(c, FREEZER_CHECKPOINT);
 }

@@ -18,8 +18,7 @@ static int switch_to(struct container *c, struct swap *swap)
 	int r = pager_set_swap(&c->pager, swap);
 	c->swap = c->pager.swap;
 	atomic_store(&c->exhaustion, EXHAUSTED_NOT);
-	if (reclaimer_resume(c->reclaimer) < 0)
-		container_kill(c, "its reclaim thread could not be started again");
+	reclaimer_resume(c->reclaimer);
 	return r;
 }
 

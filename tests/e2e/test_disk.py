@@ -63,7 +63,7 @@ def test_full_disk_until_there_is_space(box, kind):
         assert wait_until(lambda: process.poll() is not None or is_stopped(name), 60)
         if process.poll() == 99:
             pytest.skip("cannot mount")
-        assert is_stopped(name), process.communicate()
+        assert is_stopped(name), process.poll()
         keeper = ask(name, "describe")["keeper"]
         os.unlink(f"/proc/{keeper}/root{place}/filler")
         stdout, stderr = process.communicate(timeout=60)
