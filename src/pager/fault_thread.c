@@ -25,7 +25,8 @@
 #define SPIN_LOADS_NS 300000ull  /* the same while a read is under way: most take 40 to 80 us, and to be woken takes 30 */
 #define REST_MS 5                 /* without work: idle processors may sleep deeply again */
 #define RETRY_MS 1               /* while faults wait for something that no descriptor announces */
-#define MESSAGES_AT_ONCE 16
+#define MESSAGES_AT_ONCE 64
+#define READS_AT_ONCE 32         /* while there are more: threads that fault again and again must not keep events from being read */
 #define MAX_HOT 4                /* address spaces polled while spinning */
 #define LOOK_AROUND 32           /* every so many spins epoll is asked about the others */
 
@@ -51,8 +52,30 @@ struct fault_thread {
 	struct idle_latency idle_latency;
 };
 
+static struct fault *find_deferred(struct fault_thread *thread, const struct fault *fault)
+{
+	for (uint32_t i = 0; i < thread->nr_deferred; i++)
+		if (thread->deferred[i].as == fault->as && thread->deferred[i].inner_tid == fault->inner_tid)
+			return &thread->deferred[i];
+	return NULL;
+}
+
+/*
+ * Once for each thread of the program: one to which a signal is pending, or that is asked to stop, does not sleep in a fault within a system call
+ * but faults again, as fast as it can.
+ */
 static void defer(struct fault_thread *thread, const struct fault *fault)
 {
+	struct fault *before = find_deferred(thread, fault);
+	if (before && before->page == fault->page) {
+		before->write |= fault->write;
+		return;
+	}
+	if (before) { /* a signal handler's */
+		*before = *fault;
+		return;
+	}
+	address_space_get(fault->as);
 	if (thread->nr_deferred == thread->deferred_capacity) {
 		uint32_t capacity = thread->deferred_capacity ? thread->deferred_capacity * 2 : 64;
 		struct fault *bigger = reallocarray(thread->deferred, capacity, sizeof(*bigger));
@@ -82,10 +105,8 @@ static void serve_fault(struct fault_thread *thread, struct address_space *as, c
 		stat_add(thread->pager->stats, refaults, 1);
 	address_space_trace(as, TRACE_FAULT, fault.write ? TRACE_FLAG_WRITE : 0, fault.page,
 			    entry_is_evicted(entry) ? (uint8_t)(pager_epoch(thread->pager) - entry_epoch(entry)) : TRACE_NO_DISTANCE);
-	if (!events_settle(as) || fault_handle(&thread->context, &fault) == FAULT_DEFERRED) {
-		address_space_get(as);
+	if (!events_settle(as) || fault_handle(&thread->context, &fault) == FAULT_DEFERRED)
 		defer(thread, &fault);
-	}
 }
 
 /*
@@ -93,12 +114,9 @@ static void serve_fault(struct fault_thread *thread, struct address_space *as, c
  * happen under one hold of the layout lock, and no MOVE can come between. A read returns faults before older events, so all events of
  * one read are applied before its faults are served.
  */
-static int serve(struct fault_thread *thread, struct address_space *as)
+static int serve_some(struct fault_thread *thread, struct address_space *as)
 {
 	struct uffd_msg msgs[MESSAGES_AT_ONCE];
-	if (atomic_load_explicit(&as->dead, memory_order_relaxed))
-		return 0;
-	address_space_lock_for_fault(as);
 	int n = uffd_read(as->uffd, msgs, MESSAGES_AT_ONCE);
 	for (int i = 0; i < n; i++)
 		if (msgs[i].event != UFFD_EVENT_PAGEFAULT)
@@ -106,9 +124,22 @@ static int serve(struct fault_thread *thread, struct address_space *as)
 	for (int i = 0; i < n; i++)
 		if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
 			serve_fault(thread, as, &msgs[i]);
+	return n;
+}
+
+static int serve(struct fault_thread *thread, struct address_space *as)
+{
+	int served = 0, n = MESSAGES_AT_ONCE;
+	if (atomic_load_explicit(&as->dead, memory_order_relaxed))
+		return 0;
+	address_space_lock_for_fault(as);
+	for (int i = 0; i < READS_AT_ONCE && n == MESSAGES_AT_ONCE; i++) {
+		n = serve_some(thread, as);
+		served += MAX_OF(n, 0);
+	}
 	events_settle(as);
 	lock_drop(&as->layout);
-	return n;
+	return served;
 }
 
 static int retry_deferred(struct fault_thread *thread)
