@@ -326,9 +326,15 @@ static uint32_t take_statuses(const struct migration *m, uint32_t n, uint32_t nr
 	return nr;
 }
 
+static bool somebody_waits_for_the_processor(void)
+{
+	struct system_activity activity;
+	return scheduling_nr_processors() == 1 && (system_activity_read(&activity) < 0 || activity.runnable > 1);
+}
+
 /*
  * Whoever wants a page that is under way waits for us, also when somebody else has the processor: so a call is not interrupted. They are short, and where
- * there is one processor only the program has it afterwards for as long.
+ * there is one processor only, whoever wants it has it afterwards for as long.
  */
 static int call_without_interruption(struct migration *m, pid_t pid, uint32_t n, int node)
 {
@@ -338,7 +344,7 @@ static int call_without_interruption(struct migration *m, pid_t pid, uint32_t n,
 	uint64_t took = monotonic_ns() - begin;
 	scheduling_prefer_latency();
 	m->moving_ns += took;
-	if (scheduling_nr_processors() == 1 && !atomic_load(&m->stop)) {
+	if (!atomic_load(&m->stop) && somebody_waits_for_the_processor()) {
 		struct timespec pause = {.tv_nsec = (long)MIN_OF(took, PAUSE_LONGEST_NS)};
 		nanosleep(&pause, NULL);
 	}
