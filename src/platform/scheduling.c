@@ -4,9 +4,12 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "base/first_line.h"
 
 #define SLICE_NS 100000ull /* the shortest the kernel grants */
 #define LONG_SLICE_NS 50000000ull
@@ -66,13 +69,26 @@ void scheduling_put_back(pid_t tid, const struct scheduling *was)
 	syscall(SYS_sched_setattr, tid, &back, 0);
 }
 
-void scheduling_prefer_latency(void)
+static void prefer_latency(pid_t tid)
 {
 	struct sched_attributes attributes = {.size = sizeof(attributes), .nice = KEEPER_NICE, .runtime = SLICE_NS};
-	if (syscall(SYS_sched_setattr, 0, &attributes, 0) == 0)
+	if (syscall(SYS_sched_setattr, tid, &attributes, 0) == 0)
 		return;
-	attributes.nice = getpriority(PRIO_PROCESS, 0);
-	syscall(SYS_sched_setattr, 0, &attributes, 0);
+	attributes.nice = getpriority(PRIO_PROCESS, (id_t)tid);
+	syscall(SYS_sched_setattr, tid, &attributes, 0);
+}
+
+void scheduling_prefer_latency(void)
+{
+	prefer_latency(0);
+}
+
+void scheduling_prefer_latency_of(pid_t tid)
+{
+	struct scheduling now;
+	scheduling_read(tid, &now);
+	if (now.is_fair)
+		prefer_latency(tid);
 }
 
 void scheduling_give_way(void)
@@ -84,6 +100,13 @@ void scheduling_give_way(void)
 	knows_usual = true;
 	struct sched_attributes attributes = {.size = sizeof(attributes), .nice = usual, .runtime = LONG_SLICE_NS};
 	syscall(SYS_sched_setattr, 0, &attributes, 0);
+}
+
+uint64_t scheduling_waited_ns(void)
+{
+	unsigned long long ran, waited;
+	char line[64];
+	return first_line_read("/proc/thread-self/schedstat", line, sizeof(line)) >= 0 && sscanf(line, "%llu %llu", &ran, &waited) == 2 ? waited : 0;
 }
 
 uint32_t scheduling_nr_processors(void)

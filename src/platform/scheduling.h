@@ -11,11 +11,20 @@
  */
 void scheduling_prefer_latency(void);
 
+/* The same for another thread, unless it is in a real-time class. */
+void scheduling_prefer_latency_of(pid_t tid);
+
 /*
  * The opposite: a long slice and the nice value that the thread had when it first called this, so that whoever wakes up goes first. For work that nobody
  * waits for just now.
  */
 void scheduling_give_way(void);
+
+/*
+ * What the calling thread has waited for a processor while others had it, in ns since it began (/proc/PID/schedstat). 0 where the kernel does not tell. A thread
+ * of the real-time class waits only for others of that class.
+ */
+uint64_t scheduling_waited_ns(void);
 
 /* Processors that this process may use; asked for once. */
 uint32_t scheduling_nr_processors(void);
