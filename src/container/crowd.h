@@ -7,6 +7,7 @@
 #pragma once
 
 #include "base/types.h"
+#include "platform/scheduling.h"
 
 #define CROWD_TASKS 6 /* runnable ones for each processor */
 #define CROWD_WINDOW_NS 20000000ull
@@ -15,11 +16,11 @@ struct crowd {
 	uint32_t tasks;  /* for each processor, at least 1: how much slower programs are for it */
 	bool is_crowded; /* stand in line */
 	bool waits;      /* in the last whole window */
-	uint64_t waited_ns, since_ns;
+	struct processor_share share; /* at its beginning, at since_ns */
+	uint64_t since_ns;
 };
 
 /*
- * waited_ns: what the calling thread has waited for a processor since it began, 0: not known (then tasks alone count). now_ns: of the same clock each time.
- * True when is_crowded has changed.
+ * share: of the keeper's thread; NULL: not known (then tasks alone count). now_ns: of the same clock each time. True when is_crowded has changed.
  */
-bool crowd_update(struct crowd *crowd, uint32_t tasks_for_each_processor, uint64_t waited_ns, uint64_t now_ns);
+bool crowd_update(struct crowd *crowd, uint32_t tasks_for_each_processor, const struct processor_share *share, uint64_t now_ns);

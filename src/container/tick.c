@@ -6,6 +6,7 @@
  */
 #include <stdio.h>
 
+#include "base/log.h"
 #include "base/monotonic.h"
 #include "container/container.h"
 #include "container/reclaimer.h"
@@ -58,8 +59,10 @@ static void adapt_to_crowd(struct container *c, uint32_t runnable, uint64_t now)
 	uint32_t tasks = runnable / scheduling_nr_processors();
 	if (tasks <= 1 && c->crowd.tasks <= 1) /* the usual case: nothing has to be asked */
 		return;
-	if (!crowd_update(&c->crowd, tasks, scheduling_waited_ns(), now))
+	struct processor_share share;
+	if (!crowd_update(&c->crowd, tasks, scheduling_read_share(&share) < 0 ? NULL : &share, now))
 		return;
+	log_debug("%u runnable tasks for each processor: %s", tasks, c->crowd.is_crowded ? "crowded" : "not crowded any more");
 	if (c->crowd.is_crowded)
 		scheduling_stand_in_line();
 	else

@@ -1,5 +1,6 @@
 #include "platform/scheduling.h"
 
+#include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -102,11 +103,17 @@ void scheduling_give_way(void)
 	syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
-uint64_t scheduling_waited_ns(void)
+int scheduling_read_share(struct processor_share *ret)
 {
 	unsigned long long ran, waited;
 	char line[64];
-	return first_line_read("/proc/thread-self/schedstat", line, sizeof(line)) >= 0 && sscanf(line, "%llu %llu", &ran, &waited) == 2 ? waited : 0;
+	int r = first_line_read("/proc/thread-self/schedstat", line, sizeof(line));
+	if (r < 0)
+		return r;
+	if (sscanf(line, "%llu %llu", &ran, &waited) != 2)
+		return -ENODATA;
+	*ret = (struct processor_share){.ran_ns = ran, .waited_ns = waited};
+	return 0;
 }
 
 uint32_t scheduling_nr_processors(void)

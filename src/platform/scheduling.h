@@ -20,11 +20,13 @@ void scheduling_prefer_latency_of(pid_t tid);
  */
 void scheduling_give_way(void);
 
-/*
- * What the calling thread has waited for a processor while others had it, in ns since it began (/proc/PID/schedstat). 0 where the kernel does not tell. A thread
- * of the real-time class waits only for others of that class.
- */
-uint64_t scheduling_waited_ns(void);
+/* How long a thread has had a processor since it began, and how long it has waited for one that others had. */
+struct processor_share {
+	uint64_t ran_ns, waited_ns;
+};
+
+/* The calling thread's (/proc/PID/schedstat). One of the real-time class waits only for others of that class. 0 or -errno. */
+int scheduling_read_share(struct processor_share *ret);
 
 /* Processors that this process may use; asked for once. */
 uint32_t scheduling_nr_processors(void);

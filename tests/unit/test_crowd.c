@@ -4,11 +4,13 @@
 
 #define MS 1000000ull
 
-/* Windows in a row in which the keeper waits for so many ms each: tasks for each processor all the time. */
+/* Windows in a row in each of which the keeper runs for 4 ms and waits for so many: tasks for each processor all the time. */
 static void go(struct crowd *crowd, uint32_t windows, uint32_t tasks, uint64_t waited_ms)
 {
-	for (uint32_t i = 0; i < windows; i++)
-		crowd_update(crowd, tasks, crowd->waited_ns + waited_ms * MS + 1, crowd->since_ns + CROWD_WINDOW_NS);
+	for (uint32_t i = 0; i < windows; i++) {
+		struct processor_share share = {.ran_ns = crowd->share.ran_ns + 4 * MS, .waited_ns = crowd->share.waited_ns + waited_ms * MS};
+		crowd_update(crowd, tasks, &share, crowd->since_ns + CROWD_WINDOW_NS);
+	}
 }
 
 static void tasks_that_keep_nobody_waiting_are_no_crowd(void **state)
@@ -17,7 +19,7 @@ static void tasks_that_keep_nobody_waiting_are_no_crowd(void **state)
 	go(&crowd, 5, 50, 0);
 	assert_false(crowd.is_crowded);
 	assert_int_equal(crowd.tasks, 1);
-	go(&crowd, 5, 50, 4);
+	go(&crowd, 5, 50, 1);
 	assert_false(crowd.is_crowded);
 }
 
@@ -43,9 +45,9 @@ static void it_ends_later_than_it_began(void **state)
 {
 	struct crowd crowd = {.tasks = 1};
 	go(&crowd, 1, CROWD_TASKS, 12);
-	go(&crowd, 3, CROWD_TASKS / 2 + 1, 2);
+	go(&crowd, 3, CROWD_TASKS / 2 + 1, 1);
 	assert_true(crowd.is_crowded);
-	go(&crowd, 1, CROWD_TASKS / 2, 2);
+	go(&crowd, 1, CROWD_TASKS / 2, 1);
 	assert_false(crowd.is_crowded);
 	go(&crowd, 1, CROWD_TASKS, 12);
 	go(&crowd, 1, CROWD_TASKS, 0);
@@ -56,16 +58,17 @@ static void within_a_window_nothing_is_decided_anew(void **state)
 {
 	struct crowd crowd = {.tasks = 1};
 	go(&crowd, 1, 50, 12);
-	assert_false(crowd_update(&crowd, 50, crowd.waited_ns, crowd.since_ns + CROWD_WINDOW_NS - 1));
+	struct processor_share later = {.ran_ns = crowd.share.ran_ns + 19 * MS, .waited_ns = crowd.share.waited_ns};
+	assert_false(crowd_update(&crowd, 50, &later, crowd.since_ns + CROWD_WINDOW_NS - 1));
 	assert_true(crowd.is_crowded);
-	assert_true(crowd_update(&crowd, 50, crowd.waited_ns, crowd.since_ns + CROWD_WINDOW_NS));
+	assert_true(crowd_update(&crowd, 50, &later, crowd.since_ns + CROWD_WINDOW_NS));
 	assert_false(crowd.is_crowded);
 }
 
 static void without_the_figure_tasks_alone_count(void **state)
 {
 	struct crowd crowd = {.tasks = 1};
-	assert_true(crowd_update(&crowd, CROWD_TASKS, 0, CROWD_WINDOW_NS));
+	assert_true(crowd_update(&crowd, CROWD_TASKS, NULL, CROWD_WINDOW_NS));
 	assert_true(crowd.is_crowded);
 }
 
