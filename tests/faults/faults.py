@@ -64,8 +64,8 @@ class Box:
 
     def become_family(self):
         """A tree of three processes instead of one program."""
-        # The shell's stderr is nobody's business: it says "Killed" when a child goes before it.
-        script = 'exec 3>&2 2> /dev/null; "$0" "$2" "$3" > /dev/null 2>&3 & "$0" "$1" "$3" 2>&3 && wait'
+        # The shell's stderr is nobody's business: it says "Killed" when a child goes before it. It waits for a plain command with that one's redirections in force.
+        script = 'exec 3>&2 2> /dev/null; "$0" "$2" "$3" > /dev/null 2>&3 & (exec "$0" "$1" "$3" 2>&3) && wait'
         self.program, self.limit = ["/bin/sh", "-c", script, str(VICTIM), str(self.score_file), str(self.second_score), "8"], "9M"
 
     def start(self, verb, *words):
