@@ -17,4 +17,4 @@ def test_right_under_a_quarter(box, stressor):
     if bare.status:
         pytest.skip(f"it fails without membox: {bare.stderr[-300:]}")
     run = box.run_boxed(command, max(bare.sample["peak"] // 4, LEAST))
-    assert run.status == 0, run.stdout[-1000:] + run.stderr[-3000:]
+    assert run.status == 0, f"{run.status} {run.stdout[-1000:]!r} {run.stderr[-3000:]}"
