@@ -260,6 +260,15 @@ static uint64_t empty_pool(struct reclaimer *r)
 	return before - MIN_OF(before, after);
 }
 
+/* When the last one has just ended its pool goes with it, and not to the file. */
+static bool somebody_lives(const struct reclaimer *r)
+{
+	bool lives = false;
+	for (uint32_t i = 0; i < r->nr_spaces; i++)
+		lives |= !process_has_ended(r->spaces[i]->pid);
+	return lives;
+}
+
 /* Usage is over the start mark: frees pages until it is below the stop mark or nothing more can be done. */
 static void reclaim_round(struct reclaimer *r)
 {
@@ -277,8 +286,7 @@ static void reclaim_round(struct reclaimer *r)
 			freed += evict_some(r, MAX_OF(usage + goal(c, limit) - limit, clock_watermarks(limit).batch), &why);
 		else if (can_evict)
 			why = EXHAUSTED_SWAP_FAILED;
-		bool is_over = charge_usage_to_come(&c->charge) + goal(c, limit) > limit; /* not when what could not leave has ended */
-		if (can_evict && !freed && is_over && why != EXHAUSTED_NOT)
+		if (can_evict && !freed && somebody_lives(r))
 			freed += empty_pool(r);
 		if (!freed)
 			freed = reclaim_file_pages(r);
