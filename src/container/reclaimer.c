@@ -263,10 +263,10 @@ static uint64_t empty_pool(struct reclaimer *r)
 /* When the last one has just ended its pool goes with it, and not to the file. */
 static bool somebody_lives(const struct reclaimer *r)
 {
-	bool lives = false;
 	for (uint32_t i = 0; i < r->nr_spaces; i++)
-		lives |= !process_has_ended(r->spaces[i]->pid);
-	return lives;
+		if (r->spaces[i]->pid <= 0 || !process_has_ended(r->spaces[i]->pid)) /* a fork's child is not known at once */
+			return true;
+	return false;
 }
 
 /* Usage is over the start mark: frees pages until it is below the stop mark or nothing more can be done. */

@@ -109,11 +109,7 @@ static void serve_fault(struct fault_thread *thread, struct address_space *as, c
 		defer(thread, &fault);
 }
 
-/*
- * Reads what waits on one userfaultfd. Races: reading an event lets the thread of the program that raised it go on, so reading and applying
- * happen under one hold of the layout lock, and no MOVE can come between. A read returns faults before older events, so all events of
- * one read are applied before its faults are served.
- */
+/* Layout lock held. A read returns faults before older events, so all events of one read are applied before its faults are served. */
 static int serve_some(struct fault_thread *thread, struct address_space *as)
 {
 	struct uffd_msg msgs[MESSAGES_AT_ONCE];
@@ -127,6 +123,10 @@ static int serve_some(struct fault_thread *thread, struct address_space *as)
 	return n;
 }
 
+/*
+ * Reads what waits on one userfaultfd. Races: reading an event lets the thread of the program that raised it go on, so reading and applying
+ * happen under one hold of the layout lock, and no MOVE can come between.
+ */
 static int serve(struct fault_thread *thread, struct address_space *as)
 {
 	int served = 0, n = MESSAGES_AT_ONCE;
