@@ -6,6 +6,7 @@
  */
 #include <stdio.h>
 
+#include "base/log.h"
 #include "base/monotonic.h"
 #include "container/container.h"
 #include "container/reclaimer.h"
@@ -37,7 +38,6 @@
 #define LARGE_STEP 1024              /* pages: more than can be under way ... */
 #define UNDER_WAY 384                /* ... at the beginning or the end of a window: put in or taken out, and not in the books yet */
 #define PACE_MEMORY 64               /* windows */
-#define CROWD 6                      /* runnable tasks for each processor */
 #define SLACK_FLOOR ((16ull << 20) >> PAGE_SHIFT)
 
 /* Pages over the limit from which a program is held: more than may be under way. */
@@ -54,18 +54,16 @@ static uint64_t closing_distance(const struct container *c, uint64_t limit)
 	return MAX_OF(distance, MIN_OF(c->pace, limit / 6));
 }
 
-/*
- * Many tasks for each processor (a hundred containers at once): the programs go slowly, so looking at them less often sees as much; and to go first
- * would only keep the processors from those that are waited for.
- */
-static void adapt_to_crowd(struct container *c, uint32_t runnable)
+static void adapt_to_crowd(struct container *c, uint32_t runnable, uint64_t now)
 {
-	c->crowd = MAX_OF(runnable / scheduling_nr_processors(), 1);
-	bool is_crowded = c->is_crowded ? c->crowd > CROWD / 2 : c->crowd >= CROWD;
-	if (is_crowded == c->is_crowded)
+	uint32_t tasks = runnable / scheduling_nr_processors();
+	if (tasks <= 1 && c->crowd.tasks <= 1) /* the usual case: nothing has to be asked */
 		return;
-	c->is_crowded = is_crowded;
-	if (is_crowded)
+	struct processor_share share;
+	if (!crowd_update(&c->crowd, tasks, scheduling_read_share(&share) < 0 ? NULL : &share, now))
+		return;
+	log_debug("%u runnable tasks for each processor: %s", tasks, c->crowd.is_crowded ? "crowded" : "not crowded any more");
+	if (c->crowd.is_crowded)
 		scheduling_stand_in_line();
 	else
 		scheduling_preempt();
@@ -83,7 +81,7 @@ static void refresh(struct container *c, uint64_t now)
 	bool is_calm = !c->closed && c->is_settled && !members_share_memory(&c->members);
 	struct system_activity activity = {0};
 	system_activity_read(&activity);
-	adapt_to_crowd(c, activity.runnable);
+	adapt_to_crowd(c, activity.runnable, now);
 	if (activity.newest_pid == c->newest_pid && since < (is_calm ? REFRESH_CALM_NS : REFRESH_NS))
 		return;
 	c->is_settled = activity.newest_pid == c->newest_pid;
@@ -202,8 +200,8 @@ static uint64_t tick_frozen(struct container *c, uint64_t usage)
 /* What the fastest program maps between two looks has to fit into what usage may be over the limit. */
 static uint64_t least_interval(const struct container *c)
 {
-	bool is_calm = c->closed && c->pace < CALM_PACE && c->members.nr < CROWD;
-	return MAX_OF(MIN_INTERVAL_NS * c->crowd, is_calm ? CALM_INTERVAL_NS / scheduling_nr_processors() : 0);
+	bool is_calm = c->closed && c->pace < CALM_PACE && c->members.nr < CROWD_TASKS;
+	return MAX_OF(MIN_INTERVAL_NS * c->crowd.tasks, is_calm ? CALM_INTERVAL_NS / scheduling_nr_processors() : 0);
 }
 
 static uint64_t next_interval(struct container *c, uint64_t usage)

@@ -307,6 +307,7 @@ static int adopt_child(struct birth *birth, long pid)
 	agent->pidfd = pidfd_open_process(agent->pid);
 	if (agent->pidfd < 0) /* it would wait for us until its patience ends */
 		kill(agent->pid, SIGKILL);
+	scheduling_prefer_latency_of(agent->pid); /* whoever waits for it holds the lock that the program's faults wait for */
 	return agent->pidfd < 0 ? agent->pidfd : 0;
 }
 

@@ -443,9 +443,9 @@ static void join_thread(struct migration *m)
 /* While a process is held the keeper goes first, also where it stands in line otherwise. */
 static void hurry(const struct container *c, bool begin)
 {
-	if (c->is_crowded && begin)
+	if (c->crowd.is_crowded && begin)
 		scheduling_preempt();
-	else if (c->is_crowded)
+	else if (c->crowd.is_crowded)
 		scheduling_stand_in_line();
 }
 

@@ -1,12 +1,16 @@
 #include "platform/scheduling.h"
 
+#include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "base/first_line.h"
 
 #define SLICE_NS 100000ull /* the shortest the kernel grants */
 #define LONG_SLICE_NS 50000000ull
@@ -66,13 +70,26 @@ void scheduling_put_back(pid_t tid, const struct scheduling *was)
 	syscall(SYS_sched_setattr, tid, &back, 0);
 }
 
-void scheduling_prefer_latency(void)
+static void prefer_latency(pid_t tid)
 {
 	struct sched_attributes attributes = {.size = sizeof(attributes), .nice = KEEPER_NICE, .runtime = SLICE_NS};
-	if (syscall(SYS_sched_setattr, 0, &attributes, 0) == 0)
+	if (syscall(SYS_sched_setattr, tid, &attributes, 0) == 0)
 		return;
-	attributes.nice = getpriority(PRIO_PROCESS, 0);
-	syscall(SYS_sched_setattr, 0, &attributes, 0);
+	attributes.nice = getpriority(PRIO_PROCESS, (id_t)tid);
+	syscall(SYS_sched_setattr, tid, &attributes, 0);
+}
+
+void scheduling_prefer_latency(void)
+{
+	prefer_latency(0);
+}
+
+void scheduling_prefer_latency_of(pid_t tid)
+{
+	struct scheduling now;
+	scheduling_read(tid, &now);
+	if (now.is_fair)
+		prefer_latency(tid);
 }
 
 void scheduling_give_way(void)
@@ -84,6 +101,19 @@ void scheduling_give_way(void)
 	knows_usual = true;
 	struct sched_attributes attributes = {.size = sizeof(attributes), .nice = usual, .runtime = LONG_SLICE_NS};
 	syscall(SYS_sched_setattr, 0, &attributes, 0);
+}
+
+int scheduling_read_share(struct processor_share *ret)
+{
+	unsigned long long ran, waited;
+	char line[64];
+	int r = first_line_read("/proc/thread-self/schedstat", line, sizeof(line));
+	if (r < 0)
+		return r;
+	if (sscanf(line, "%llu %llu", &ran, &waited) != 2)
+		return -ENODATA;
+	*ret = (struct processor_share){.ran_ns = ran, .waited_ns = waited};
+	return 0;
 }
 
 uint32_t scheduling_nr_processors(void)

@@ -11,11 +11,22 @@
  */
 void scheduling_prefer_latency(void);
 
+/* The same for another thread, unless it is in a real-time class. */
+void scheduling_prefer_latency_of(pid_t tid);
+
 /*
  * The opposite: a long slice and the nice value that the thread had when it first called this, so that whoever wakes up goes first. For work that nobody
  * waits for just now.
  */
 void scheduling_give_way(void);
+
+/* How long a thread has had a processor since it began, and how long it has waited for one that others had. */
+struct processor_share {
+	uint64_t ran_ns, waited_ns;
+};
+
+/* The calling thread's (/proc/PID/schedstat). One of the real-time class waits only for others of that class. 0 or -errno. */
+int scheduling_read_share(struct processor_share *ret);
 
 /* Processors that this process may use; asked for once. */
 uint32_t scheduling_nr_processors(void);
