@@ -33,6 +33,7 @@
 #define ADOPT_TIMEOUT_US 5000u   /* what a process stands still for a thread of its that cannot be held */
 #define CALL_GROUPS 4           /* of pages that are under way together, in a call; each call has to wait for all processors once */
 #define PAUSE_LONGEST_NS 100000000ull
+#define MOMENT_NS 100000
 #define MOVE_CHUNKS (PASSES_BATCH / 4 + 1)
 
 enum stage { STAGE_DIRECT, STAGE_MOVE, STAGE_SWAP };
@@ -326,10 +327,20 @@ static uint32_t take_statuses(const struct migration *m, uint32_t n, uint32_t nr
 	return nr;
 }
 
-static bool somebody_waits_for_the_processor(void)
+static bool is_busy_processor(void)
 {
 	struct system_activity activity;
-	return scheduling_nr_processors() == 1 && (system_activity_read(&activity) < 0 || activity.runnable > 1);
+	return system_activity_read(&activity) < 0 || activity.runnable > 1;
+}
+
+/* Other than for a moment: the kernel's own threads, and the container thread, have waited for the end of the call too. */
+static bool somebody_waits_for_the_processor(void)
+{
+	struct timespec moment = {.tv_nsec = MOMENT_NS};
+	if (scheduling_nr_processors() > 1 || !is_busy_processor())
+		return false;
+	nanosleep(&moment, NULL);
+	return is_busy_processor();
 }
 
 /*

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 
 #define STOP_NS 2000000ull /* the longest that a page may be kept from the program, about */
-#define AT_ONCE_FIRST 32u  /* until it is known how fast the machine is */
-#define AT_ONCE_LEAST 4u
+/* Until it is known how fast the machine is, and on one that stands still now and then: a group has a price of its own, so smaller ones are no faster. */
+#define AT_ONCE_LEAST 128u
 
 struct place_list {
 	struct place *items;
@@ -40,7 +40,7 @@ struct passes *passes_new(const struct migrate_kernel *kernel, const struct node
 	if (from)
 		p->from = *from;
 	p->pass = 1;
-	p->at_once = AT_ONCE_FIRST;
+	p->at_once = AT_ONCE_LEAST;
 	p->last_target = NUMA_NODES_MAX;
 	return p;
 }

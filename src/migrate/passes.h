@@ -93,5 +93,5 @@ int passes_swap_step(struct passes *passes);
 const struct migrate_figures *passes_figures(const struct passes *passes);
 uint64_t migrate_figures_failed(const struct migrate_figures *figures);
 
-/* How many pages may be kept from the program together, when so many took so long: 2 ms at most. */
+/* How many pages may be kept from the program together, when so many took so long: about 2 ms, but not less than 128. */
 uint32_t passes_pace(uint32_t nr_pages, uint64_t took_ns);

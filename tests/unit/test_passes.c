@@ -291,17 +291,17 @@ static void test_fewer_at_once_in_passes_that_wait(void **state)
 static void test_pace(void **state)
 {
 	assert_int_equal(passes_pace(512, 500000), PASSES_AT_ONCE);
-	assert_int_equal(passes_pace(100, 10000000), 20); /* 100 us a page: 2 ms */
-	assert_int_equal(passes_pace(1, 1000000000), 4);
+	assert_int_equal(passes_pace(1000, 10000000), 200); /* 10 us a page: 2 ms */
+	assert_int_equal(passes_pace(1, 1000000000), 128);
 	assert_int_equal(passes_pace(1, 0), PASSES_AT_ONCE);
 }
 
 static void test_a_slow_machine_gets_small_groups(void **state)
 {
-	script.ns_per_page = 200000;
+	script.ns_per_page = 10000;
 	add(128, (struct page){.node = 0});
 	run("1", NULL);
-	assert_int_equal(script.at_once[1], 10);
+	assert_int_equal(script.at_once[1], 200);
 }
 
 /* ---- D3: through swap ---- */
