@@ -280,11 +280,14 @@ static bool has_pages(const struct restored_process *p)
 static int adopt(struct restore *r, struct container *c, struct restored_process *p)
 {
 	struct member *member = members_find(&c->members, p->pid);
-	if (!p->remote.world || !has_pages(p))
+	if (!p->remote.world)
 		return 0;
 	int result = member ? container_adopt_held(c, member, p->remote.world) : -ESRCH;
 	FAULT_POINT("restore.registered");
-	return result < 0 ? fail(r, p->pid, "its pages cannot be put under a userfaultfd", result) : pages_place(p, member->as, r->prefetch);
+	if (result < 0)
+		return fail(r, p->pid, "its pages cannot be put under a userfaultfd", result);
+	result = pages_place(p, member->as, r->prefetch);
+	return result < 0 ? result : attributes_allow_huge_pages(p);
 }
 
 static int start(void *context, struct container *c)
@@ -310,6 +313,8 @@ static int start(void *context, struct container *c)
 		prefetch_start(r->prefetch);
 	log_debug("restored: running %llu us after the keeper began", (unsigned long long)(monotonic_ns() - c->begin_ns) / 1000);
 	return 0;
+	if (!has_pages(p))
+		return attributes_allow_huge_pages(p);
 }
 
 int restore_new(const struct image *image, struct restore **ret, struct checkpoint_error *error)

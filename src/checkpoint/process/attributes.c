@@ -101,6 +101,7 @@ int attributes_save(struct saved_process *p)
 	a->dumpable = (uint32_t)ask_prctl(p, PR_GET_DUMPABLE, 0);
 	long barriers = REMOTE_CALL(&p->remote, SYS_membarrier, MEMBARRIER_CMD_GET_REGISTRATIONS, 0, 0, 0, 0, 0);
 	a->membarrier = barriers > 0 ? (uint32_t)barriers : 0;
+	a->no_huge_pages = ask_prctl(p, PR_GET_THP_DISABLE, 0) > 0;
 	int is_subreaper = 0;
 	if (ask_prctl(p, PR_GET_CHILD_SUBREAPER, p->remote.scratch) == 0 && remote_get(&p->remote, 0, &is_subreaper, sizeof(is_subreaper)) == 0)
 		a->subreaper = is_subreaper;
@@ -130,6 +131,12 @@ static int restore_limits(struct restored_process *p, const Image__Attributes *a
 					       strerror(errno));
 	}
 	return 0;
+}
+
+int attributes_allow_huge_pages(struct restored_process *p)
+{
+	long r = p->message->attributes->no_huge_pages ? 0 : REMOTE_CALL(&p->remote, SYS_prctl, PR_SET_THP_DISABLE, 0, 0, 0, 0, 0);
+	return r < 0 ? checkpoint_fail(&p->restoring->error, (int)r, "process %d: huge pages: %s", p->pid, strerror((int)-r)) : 0;
 }
 
 int attributes_restore(struct restored_process *p)

@@ -396,6 +396,8 @@ int layout_clear(struct restored_process *p)
 		return checkpoint_fail(&p->restoring->error, -ENOMEM, "process %d: no free place among its mappings", p->pid);
 	long done = forget_rseq(p);
 	if (done >= 0)
+		done = REMOTE_CALL(&p->remote, SYS_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0, 0);
+	if (done >= 0)
 		done = unmap_between(p, &now);
 	if (done < 0)
 		return checkpoint_fail(&p->restoring->error, (int)done, "process %d: cannot be emptied: %s", p->pid, strerror((int)-done));

@@ -104,6 +104,8 @@ int attributes_restore(struct restored_process *p);
 int descriptors_save(struct saved_process *p);
 int descriptors_restore(struct restored_process *p);
 
+/* When all its pages are there or come as faults: until then (layout_clear) a huge page would bring zeros with it where others are to come. */
+int attributes_allow_huge_pages(struct restored_process *p);
 /* --- files.c: the open files themselves --- */
 /* The index of the file behind a descriptor, saved when it is seen for the first time; or -errno. */
 int files_find(struct saved_process *p, int fd);
