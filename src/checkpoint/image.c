@@ -326,6 +326,11 @@ void image_close(struct image *image)
 	*image = (struct image){.base.fd = -1};
 }
 
+void image_expect_pages(const struct image *image, uint32_t first, uint32_t nr)
+{
+	posix_fadvise(image->base.fd, (off_t)first * (off_t)PAGE_BYTES, (off_t)nr * (off_t)PAGE_BYTES, POSIX_FADV_WILLNEED);
+}
+
 int image_read_pages(const struct image *image, uint32_t first, uint32_t nr, void *pages)
 {
 	return swap_base_read(&image->base, first, nr, pages);

@@ -61,6 +61,9 @@ void image_close(struct image *image);
 /* Reads neighbouring pages and verifies them. 0 or -errno (-EBADMSG: damaged). */
 int image_read_pages(const struct image *image, uint32_t first, uint32_t nr, void *pages);
 
+/* These will be read soon: the disk may begin. */
+void image_expect_pages(const struct image *image, uint32_t first, uint32_t nr);
+
 static inline int image_read_page(const struct image *image, uint32_t slot, void *page)
 {
 	return image_read_pages(image, slot, 1, page);

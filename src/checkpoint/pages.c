@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "checkpoint/family.h"
 #include "container/prefetch.h"
 #include "pager/snapshot.h"
 #include "platform/pagemap.h"
@@ -95,8 +96,7 @@ static int add_extent(struct job *job, remote_addr_t start, uint32_t nr_pages, s
 	return 0;
 }
 
-/* The extent that a page lies in, of those in address order; NULL: none. */
-static const Image__Extent *find_extent(const Image__Mapping *m, remote_addr_t page)
+const Image__Extent *pages_next_extent(const Image__Mapping *m, remote_addr_t page)
 {
 	size_t low = 0, high = m->n_extents;
 	while (low < high) {
@@ -106,7 +106,14 @@ static const Image__Extent *find_extent(const Image__Mapping *m, remote_addr_t p
 		else
 			high = middle;
 	}
-	return low < m->n_extents && m->extents[low]->start <= page ? m->extents[low] : NULL;
+	return low < m->n_extents ? m->extents[low] : NULL;
+}
+
+/* The extent that a page lies in; NULL: none. */
+static const Image__Extent *find_extent(const Image__Mapping *m, remote_addr_t page)
+{
+	const Image__Extent *e = pages_next_extent(m, page);
+	return e && e->start <= page ? e : NULL;
 }
 
 static const Image__Mapping *find_mapping(const Image__Memory *memory, remote_addr_t page)
@@ -382,7 +389,12 @@ int pages_save_file(struct saved_process *p, Image__Object *object, int fd, uint
 
 /* --- restore --- */
 
-static int fail_restore(struct restored_process *p, remote_addr_t page, int code)
+int pages_open_memory(pid_t pid)
+{
+	return open_memory(pid, O_RDWR);
+}
+
+int pages_fail_restore(struct restored_process *p, remote_addr_t page, int code)
 {
 	if (code == -EBADMSG)
 		return checkpoint_fail(&p->restoring->error, code, "the checkpoint's file %.200s is damaged: page %llx of process %d", p->restoring->image->pages_path,
@@ -396,7 +408,7 @@ static int put_page(struct restored_process *p, int memory, remote_addr_t page, 
 	int r = image_read_page(p->restoring->image, slot, content);
 	if (r == 0 && pwrite(memory, content, sizeof(content), (off_t)page) != (ssize_t)sizeof(content))
 		r = -errno;
-	return r < 0 ? fail_restore(p, page, r) : 0;
+	return r < 0 ? pages_fail_restore(p, page, r) : 0;
 }
 
 struct is_record {
@@ -455,32 +467,32 @@ static int restore_extent_now(struct restored_process *p, int memory, const Imag
 }
 
 /* Of these the pages can come as faults. As pager/registration.c chooses: private anonymous memory that can be read and written. */
-static bool comes_as_faults(const Image__Mapping *m)
+bool pages_come_as_faults(const Image__Mapping *m)
 {
 	return m->kind == IMAGE__MAPPING__KIND__ANONYMOUS && m->flags & MAP_PRIVATE && m->protection == (PROT_READ | PROT_WRITE) && !m->locked;
 }
 
 int pages_restore_now(struct restored_process *p)
 {
-	_cleanup_close_ int memory = open_memory(p->pid, O_RDWR);
-	int r = memory < 0 ? fail_restore(p, 0, memory) : 0;
+	_cleanup_close_ int memory = pages_open_memory(p->pid);
+	int r = memory < 0 ? pages_fail_restore(p, 0, memory) : 0;
 	for (size_t i = 0; r == 0 && i < p->message->memory->n_mappings; i++) {
 		const Image__Mapping *m = p->message->memory->mappings[i];
 		for (size_t k = 0; r == 0 && k < m->n_extents; k++)
-			r = restore_extent_now(p, memory, m->extents[k], !comes_as_faults(m));
+			r = restore_extent_now(p, memory, m->extents[k], !pages_come_as_faults(m));
 	}
 	return r;
 }
 
-static int place_extent(struct restored_process *p, struct address_space *as, const Image__Extent *extent)
+/* Pages of an extent that are to come as faults, but for those that are there. */
+static int place_range(struct address_space *as, const struct is_record *records, const Image__Extent *extent, remote_addr_t from, remote_addr_t to)
 {
-	struct is_record records;
-	struct stored_run run = {.start = extent->start, .slot = extent->slot | SLOT_OF_BASE};
+	uint32_t first = (uint32_t)((from - extent->start) / PAGE_BYTES), nr = (uint32_t)((to - extent->start) / PAGE_BYTES);
+	struct stored_run run = {.start = from, .slot = (extent->slot + first) | SLOT_OF_BASE};
 	int r = 0;
-	find_records(p->message, extent, &records);
-	for (uint32_t i = 0; r == 0 && i <= extent->nr_pages; i++) {
+	for (uint32_t i = first; r == 0 && i <= nr; i++) {
 		remote_addr_t page = extent->start + (uint64_t)i * PAGE_BYTES;
-		if (i < extent->nr_pages && !is_wanted_now(&records, page)) {
+		if (i < nr && !is_wanted_now(records, page)) {
 			run.nr_pages++;
 			continue;
 		}
@@ -491,19 +503,42 @@ static int place_extent(struct restored_process *p, struct address_space *as, co
 	return r;
 }
 
+/* family: NULL when nothing of the mapping was inherited. */
+static int place_extent(struct restored_process *p, struct address_space *as, const struct family *family, const Image__Mapping *m, const Image__Extent *extent)
+{
+	remote_addr_t at = extent->start, end = extent->start + extent->nr_pages * PAGE_BYTES;
+	struct is_record records;
+	struct family_piece piece = {.end = at};
+	int r = 0;
+	find_records(p->message, extent, &records);
+	while (r == 0 && family_next_piece(family, m, piece.end, &piece) && piece.start < end) {
+		piece.end = MIN_OF(piece.end, end);
+		if (!piece.is_own)
+			continue;
+		r = place_range(as, &records, extent, at, piece.start);
+		if (r == 0)
+			r = snapshot_place_present(as, &(struct stored_run){.start = piece.start,
+									    .nr_pages = (uint32_t)((piece.end - piece.start) / PAGE_BYTES),
+									    .slot = (extent->slot + (uint32_t)((piece.start - extent->start) / PAGE_BYTES)) | SLOT_OF_BASE});
+		at = piece.end;
+	}
+	return r == 0 ? place_range(as, &records, extent, at, end) : r;
+}
+
 int pages_place(struct restored_process *p, struct address_space *as, struct prefetch *prefetch)
 {
 	int r = 0;
 	for (size_t i = 0; r == 0 && i < p->message->memory->n_mappings; i++) {
 		const Image__Mapping *m = p->message->memory->mappings[i];
-		if (!comes_as_faults(m) || !m->n_extents)
+		if (!pages_come_as_faults(m) || !m->n_extents)
 			continue;
+		const struct family *family = p->has_inherited && family_has_mapping(p->restoring->family, m) ? p->restoring->family : NULL;
 		r = snapshot_register(as, m->start, m->end);
 		for (size_t k = 0; r == 0 && k < m->n_extents; k++) {
-			r = place_extent(p, as, m->extents[k]);
+			r = place_extent(p, as, family, m, m->extents[k]);
 			if (r == 0 && prefetch && m->extents[k]->resident)
 				prefetch_add(prefetch, as, m->extents[k]->start, m->extents[k]->nr_pages);
 		}
 	}
-	return r < 0 ? fail_restore(p, 0, r) : 0;
+	return r < 0 ? pages_fail_restore(p, 0, r) : 0;
 }

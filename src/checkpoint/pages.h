@@ -19,6 +19,18 @@ int pages_save(struct saved_process *p, struct address_space *as);
 /* The bytes [from, to) of an open file, pages of zeros left out, become extents of the object. As above. */
 int pages_save_file(struct saved_process *p, Image__Object *object, int fd, uint64_t from, uint64_t to);
 
+/* The first extent of a mapping that ends behind the page; they are in address order. NULL: none. */
+const Image__Extent *pages_next_extent(const Image__Mapping *m, remote_addr_t page);
+
+/* True for mappings of which the pages can come as faults. */
+bool pages_come_as_faults(const Image__Mapping *m);
+
+/* /proc/PID/mem, to be written to, or -errno. */
+int pages_open_memory(pid_t pid);
+
+/* The reason why a page cannot be made again; returns code. */
+int pages_fail_restore(struct restored_process *p, remote_addr_t page, int code);
+
 /*
  * Restore in two steps: before threads are made, what the kernel itself reads, and what cannot come as faults; then, when the process is adopted, the rest
  * is placed, to be read when it is touched.

@@ -14,6 +14,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/monotonic.h"
+#include "checkpoint/family.h"
 #include "checkpoint/machine.h"
 #include "checkpoint/objects.h"
 #include "checkpoint/pages.h"
@@ -21,6 +22,7 @@
 #include "container/isolate.h"
 #include "container/prefetch.h"
 #include "platform/process.h"
+#include "reclaim/clock.h"
 
 #define STOP_TIMEOUT_US 5000000u /* a new process, which only has to reach a stop */
 
@@ -129,8 +131,11 @@ static int make_process(struct restore *r, struct container *c, const Image__Pro
 	int result = parent ? world_of_clone(p->pid, &p->remote.world) : world_stop(p->pid, STOP_TIMEOUT_US, &p->remote.world);
 	if (result < 0)
 		return fail(r, p->pid, "does not stop", result);
-	if (parent)
+	if (parent) {
 		world_use_syscall_at(p->remote.world, world_syscall_address(parent->remote.world));
+		p->has_inherited = parent->has_inherited;
+		p->leftover = parent->remote.scratch;
+	}
 	FAULT_POINT("restore.stopped");
 	if (message->is_zombie)
 		return 0;
@@ -204,6 +209,25 @@ static int lowest_free(const Image__Image *image)
 	return (int)highest + 1;
 }
 
+/* What is shared is brought in while nobody could reclaim anything. */
+static uint64_t room_for_family(struct container *c)
+{
+	uint64_t limit = charge_limit(&c->charge), free = 2 * clock_watermarks(limit).stop;
+	return limit > free ? limit - free : 0;
+}
+
+static int fill_first(struct restore *r)
+{
+	uint64_t begin = monotonic_ns();
+	int result = family_fill(r->restoring.family, &r->processes[0]);
+	r->processes[0].has_inherited = result == 0;
+	if (result == 0)
+		log_debug("restore: %llu pages that several processes share, brought in within %llu us", (unsigned long long)family_nr_pages(r->restoring.family),
+			  (unsigned long long)(monotonic_ns() - begin) / 1000);
+	FAULT_POINT("restore.shared");
+	return MIN_OF(result, 0);
+}
+
 static int make_all(struct restore *r, struct container *c)
 {
 	const Image__Image *image = r->restoring.image->message;
@@ -214,8 +238,12 @@ static int make_all(struct restore *r, struct container *c)
 	if (result == 0)
 		result = files_restore(&r->restoring, lowest);
 	FAULT_POINT("restore.opened");
-	for (size_t i = 0; result == 0 && i < image->n_processes; i++)
+	r->restoring.family = family_new(image, room_for_family(c));
+	for (size_t i = 0; result == 0 && i < image->n_processes; i++) {
 		result = make_process(r, c, image->processes[i], &r->processes[i]);
+		if (result == 0 && i == 0)
+			result = fill_first(r);
+	}
 	FAULT_POINT("restore.made");
 	for (int leaders = 1; leaders >= 0; leaders--)
 		for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
@@ -282,6 +310,8 @@ static int adopt(struct restore *r, struct container *c, struct restored_process
 	struct member *member = members_find(&c->members, p->pid);
 	if (!p->remote.world)
 		return 0;
+	if (!has_pages(p))
+		return attributes_allow_huge_pages(p);
 	int result = member ? container_adopt_held(c, member, p->remote.world) : -ESRCH;
 	FAULT_POINT("restore.registered");
 	if (result < 0)
@@ -313,8 +343,6 @@ static int start(void *context, struct container *c)
 		prefetch_start(r->prefetch);
 	log_debug("restored: running %llu us after the keeper began", (unsigned long long)(monotonic_ns() - c->begin_ns) / 1000);
 	return 0;
-	if (!has_pages(p))
-		return attributes_allow_huge_pages(p);
 }
 
 int restore_new(const struct image *image, struct restore **ret, struct checkpoint_error *error)
@@ -340,8 +368,10 @@ void restore_free(struct restore *restore)
 {
 	for (size_t i = 0; restore && i < restore->restoring.image->message->n_processes; i++)
 		free(restore->processes[i].tids);
-	if (restore)
+	if (restore) {
+		family_free(restore->restoring.family);
 		free(restore->processes);
+	}
 	free(restore);
 }
 

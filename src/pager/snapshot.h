@@ -49,3 +49,5 @@ void snapshot_note_stored(struct address_space *as, remote_addr_t page, slot_t s
  */
 int snapshot_register(struct address_space *as, remote_addr_t start, remote_addr_t end);
 int snapshot_place(struct address_space *as, const struct stored_run *run);
+/* The same for pages that are in memory, as in their slots, and perhaps in other processes too. */
+int snapshot_place_present(struct address_space *as, const struct stored_run *run);

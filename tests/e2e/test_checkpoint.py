@@ -239,6 +239,99 @@ def test_what_fork_left_shared_is_stored_once(saved, shared_folder):
     assert one.output.read_bytes()[len(before):] == before[before.rindex(b"set\n") + 4:]
 
 
+KIN = """
+import ctypes, hashlib, mmap, os, sys, time
+libc, size = ctypes.CDLL(None), 64 << 20
+held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+held.write(os.urandom(size))
+def report(what): os.write(1, f"{what} {os.getpid()} {hashlib.sha1(held).hexdigest()}\\n".encode())
+def live(change):
+    change()
+    report("set")
+    while not os.path.exists(sys.argv[1]): time.sleep(0.01)
+    report("read")
+    while not os.path.exists(sys.argv[1] + "-end"): time.sleep(0.01)
+def write_some():
+    for at in range(0, size // 4, 16 << 12): held[at] ^= 255
+def drop_some(): held.madvise(mmap.MADV_DONTNEED, size // 4, size // 4)
+def cut():
+    address = ctypes.addressof(ctypes.c_char.from_buffer(held))
+    libc.mprotect(ctypes.c_void_p(address + size // 2), ctypes.c_size_t(size // 8), 1)
+def fork(change, *below):
+    child = os.fork()
+    if child == 0:
+        children = [fork(*one) for one in below]
+        live(change)
+        [os.waitpid(one, 0) for one in children]
+        os._exit(0)
+    return child
+children = [fork(write_some, (drop_some,)), fork(cut)]
+live(lambda: None)
+[os.waitpid(one, 0) for one in children]
+"""
+
+
+def pss_mib(pids):
+    return sum(int(line.split()[1]) for pid in pids for line in read(f"/proc/{pid}/smaps_rollup").splitlines() if line.startswith("Pss:")) >> 10
+
+
+@pytest.mark.parametrize("limit", [256, 48], ids=["all", "what-fits"])
+def test_what_fork_left_shared_is_shared_again(saved, shared_folder, limit):
+    """LINEAGE C4: four processes, of which some have changed a part; after the restore there is one copy of what they share, as far as the limit has room."""
+    go_on = pathlib.Path(shared_folder) / f"go-on-kin-{limit}"
+    one = saved([PYTHON, "-c", KIN, go_on], limit=256 * MIB)
+
+    def told(what):
+        return dict(line.split()[1:] for line in one.output.read_text(errors="replace").replace("\0", "").splitlines() if line.startswith(what))
+    assert wait_until(lambda: len(told("set")) == 4 or one.process.poll() is not None, 20) and one.process.poll() is None, one.errors()
+    before = pss_mib(told("set"))
+    for n in range(2):
+        one.checkpoint(folder=one.folder / f"image-{n}")
+        assert one.status() == 137
+        one.restore("--limit", limit * MIB, folder=one.folder / f"image-{n}")
+        assert one.is_there(), one.errors()
+        if limit == 256:
+            assert pss_mib(told("set")) < before * 1.2 + 4
+    go_on.touch()
+    assert wait_until(lambda: len(told("read")) == 4 or one.process.poll() is not None, 30) and one.process.poll() is None, one.errors()
+    assert told("read") == told("set")
+    if limit == 256:
+        assert pss_mib(told("set")) < before * 1.2 + 4
+    go_on.with_name(go_on.name + "-end").touch()
+    assert one.status() == 0, one.errors()
+
+
+HUGE = """
+import ctypes, hashlib, mmap, os, struct, sys, time
+libc, size = ctypes.CDLL(None), 8 << 20
+held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+held.madvise(14)
+held.write(os.urandom(size))
+head = ctypes.addressof(ctypes.c_char.from_buffer(held)) + size // 2
+held[size // 2:size // 2 + 24] = struct.pack("<QQQ", head, 0, 0)
+assert libc.syscall(273, ctypes.c_void_p(head), ctypes.c_size_t(24)) == 0
+before = hashlib.sha1(held).digest()
+print("ready", flush=True)
+while not os.path.exists(sys.argv[1]): time.sleep(0.01)
+libc.syscall(273, None, ctypes.c_size_t(24))
+os.write(1, b"right\\n" if hashlib.sha1(held).digest() == before and not libc.prctl(42, 0, 0, 0, 0) else b"wrong\\n")
+"""
+
+
+def test_a_huge_page_does_not_cover_what_is_to_come(saved, shared_folder):
+    """A page that must be there from the beginning (that of a thread record) in memory that may have huge pages."""
+    go_on = pathlib.Path(shared_folder) / "go-on-huge"
+    one = saved([PYTHON, "-c", HUGE, go_on])
+    assert wait_until(lambda: b"ready" in one.output.read_bytes() or one.process.poll() is not None, 20) and one.process.poll() is None, one.errors()
+    one.checkpoint()
+    assert one.status() == 137
+    one.restore()
+    assert one.is_there(), one.errors()
+    go_on.touch()
+    assert one.status() == 0, one.errors()
+    assert one.output.read_bytes().endswith(b"right\n")
+
+
 def program_of(one, name):
     """The process id of the program in a container that runs one."""
     keeper = json.loads(membox("stat", one.name, "--json").stdout)["keeper"]

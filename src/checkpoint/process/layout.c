@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "checkpoint/family.h"
 #include "checkpoint/objects.h"
 #include "checkpoint/process/mapping_flags.h"
 #include "checkpoint/process/process.h"
@@ -296,14 +297,15 @@ static bool is_free_of(remote_addr_t start, remote_addr_t end, const struct kern
 	return true;
 }
 
-/* Room of `bytes` that neither the image nor what the kernel has mapped now takes. 0: there is none. */
-static remote_addr_t find_gap(const Image__Memory *memory, const struct kernel_ranges *now, uint64_t bytes)
+/* Room of `bytes` that neither the image nor what the kernel has mapped now takes, nor the family's pages. 0: there is none. */
+static remote_addr_t find_gap(const struct restored_process *p, const struct kernel_ranges *now, uint64_t bytes)
 {
+	const Image__Memory *memory = p->message->memory;
 	remote_addr_t at = USER_START;
 	for (size_t i = 0; i <= memory->n_mappings; i++) {
 		remote_addr_t start = i < memory->n_mappings ? memory->mappings[i]->start : USER_END;
 		for (; at + bytes <= start; at += KERNEL_RANGES_BYTES)
-			if (is_free_of(at, at + bytes, now))
+			if (is_free_of(at, at + bytes, now) && !family_is_at(p->restoring->family, at, at + bytes))
 				return at;
 		at = i < memory->n_mappings ? MAX_OF(at, memory->mappings[i]->end) : at;
 	}
@@ -326,8 +328,11 @@ static long forget_rseq(struct restored_process *p)
 	return r < 0 ? r : REMOTE_CALL(&p->remote, SYS_set_tid_address, 0, 0, 0, 0, 0, 0);
 }
 
-static long unmap_between(struct restored_process *p, const struct kernel_ranges *now)
+/* What is left is what the kernel has mapped, and what is inherited on purpose. */
+static long unmap_rest(struct restored_process *p, const struct kernel_ranges *now)
 {
+	if (p->has_inherited)
+		return REMOTE_CALL(&p->remote, SYS_munmap, p->leftover, REMOTE_SCRATCH_BYTES, 0, 0, 0, 0);
 	remote_addr_t at = 0;
 	long r = 0;
 	for (size_t i = 0; r == 0 && i <= now->nr; i++) {
@@ -391,14 +396,14 @@ int layout_clear(struct restored_process *p)
 {
 	struct kernel_ranges now;
 	int r = find_kernel_ranges(p->pid, &now);
-	remote_addr_t place = r == 0 ? find_gap(p->message->memory, &now, KERNEL_RANGES_BYTES + REMOTE_SCRATCH_BYTES) : 0;
+	remote_addr_t place = r == 0 ? find_gap(p, &now, KERNEL_RANGES_BYTES + REMOTE_SCRATCH_BYTES) : 0;
 	if (!place)
 		return checkpoint_fail(&p->restoring->error, -ENOMEM, "process %d: no free place among its mappings", p->pid);
 	long done = forget_rseq(p);
 	if (done >= 0)
 		done = REMOTE_CALL(&p->remote, SYS_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0, 0);
 	if (done >= 0)
-		done = unmap_between(p, &now);
+		done = unmap_rest(p, &now);
 	if (done < 0)
 		return checkpoint_fail(&p->restoring->error, (int)done, "process %d: cannot be emptied: %s", p->pid, strerror((int)-done));
 	r = place_kernel_ranges(p, &now, place);
@@ -431,7 +436,7 @@ static int open_file(struct restored_process *p, const Image__Mapping *m)
 	return fd < 0 ? fail_restore(p, m, "its file", fd) : (int)fd;
 }
 
-static int restore_mapping(struct restored_process *p, const Image__Mapping *m)
+static int map(struct restored_process *p, const Image__Mapping *m)
 {
 	bool is_file = m->kind == IMAGE__MAPPING__KIND__FILE;
 	uint64_t bytes = m->end - m->start;
@@ -442,11 +447,16 @@ static int restore_mapping(struct restored_process *p, const Image__Mapping *m)
 	long r = REMOTE_CALL(&p->remote, SYS_mmap, m->start, bytes, m->protection, m->flags | MAP_FIXED_NOREPLACE, (uint64_t)source, source < 0 ? 0 : m->offset);
 	if (fd >= 0)
 		REMOTE_CALL(&p->remote, SYS_close, (uint64_t)fd, 0, 0, 0, 0, 0);
-	if (r < 0)
-		return fail_restore(p, m, "cannot be made", r);
-	for (size_t i = 0; i < m->n_advice; i++)
-		REMOTE_CALL(&p->remote, SYS_madvise, m->start, bytes, m->advice[i], 0, 0, 0);
-	return 0;
+	return r < 0 ? fail_restore(p, m, "cannot be made", r) : 0;
+}
+
+static int restore_mapping(struct restored_process *p, const Image__Mapping *m)
+{
+	bool is_there = p->has_inherited && family_has_mapping(p->restoring->family, m);
+	int r = is_there ? 0 : map(p, m);
+	for (size_t i = 0; r == 0 && i < m->n_advice; i++)
+		REMOTE_CALL(&p->remote, SYS_madvise, m->start, m->end - m->start, m->advice[i], 0, 0, 0);
+	return r;
 }
 
 /* What /proc shows and brk(2) works with: prctl(2), PR_SET_MM_MAP. */
@@ -482,7 +492,7 @@ static int restore_description(struct restored_process *p)
 int layout_restore(struct restored_process *p)
 {
 	const Image__Memory *memory = p->message->memory;
-	int r = 0;
+	int r = p->has_inherited ? family_keep_own(p->restoring->family, p) : 0;
 	for (size_t i = 0; r == 0 && i < memory->n_mappings; i++)
 		if (memory->mappings[i]->kind != IMAGE__MAPPING__KIND__KERNEL)
 			r = restore_mapping(p, memory->mappings[i]);

@@ -36,6 +36,8 @@ struct saved_process {
 	bool is_adopted; /* a userfaultfd of ours is expected */
 };
 
+struct family;
+
 /* One restore. */
 struct restoring {
 	const struct image *image;
@@ -45,6 +47,7 @@ struct restoring {
 	int first_file; /* the lowest of all */
 	const char *cgroup; /* the folder of the container's own; NULL: it has none */
 	bool has_user_namespace; /* in which the processes have rights until they go on */
+	struct family *family; /* pages that several processes share (family.h); NULL: there are none */
 };
 
 struct restored_process {
@@ -52,6 +55,8 @@ struct restored_process {
 	struct remote remote;
 	pid_t pid;
 	const Image__Process *message;
+	bool has_inherited;      /* the pages of restoring->family, until its layout is restored; then its own part of them */
+	remote_addr_t leftover;  /* scratch pages of the process that it is a clone of; 0: it is not */
 	pid_t *tids; /* of the message's threads, as we see them; memory of the restore */
 };
 
@@ -99,13 +104,13 @@ int timers_restore(struct restored_process *p);
 /* --- attributes.c --- */
 int attributes_save(struct saved_process *p);
 int attributes_restore(struct restored_process *p);
+/* When all its pages are there or come as faults: until then (layout_clear) a huge page would bring zeros with it where others are to come. */
+int attributes_allow_huge_pages(struct restored_process *p);
 
 /* --- descriptors.c: which descriptor is which file --- */
 int descriptors_save(struct saved_process *p);
 int descriptors_restore(struct restored_process *p);
 
-/* When all its pages are there or come as faults: until then (layout_clear) a huge page would bring zeros with it where others are to come. */
-int attributes_allow_huge_pages(struct restored_process *p);
 /* --- files.c: the open files themselves --- */
 /* The index of the file behind a descriptor, saved when it is seen for the first time; or -errno. */
 int files_find(struct saved_process *p, int fd);
