@@ -9,6 +9,7 @@
 
 #include "base/arena.h"
 #include "base/cleanup.h"
+#include "checkpoint/first_pages.h"
 #include "checkpoint/pages.h"
 
 #define BUFFER_PAGES 256u
@@ -32,6 +33,7 @@ struct family {
 	size_t nr_runs;
 	struct area *areas;
 	size_t nr_areas;
+	const uint64_t *checksums; /* see family_new */
 	bool has_failed; /* for want of memory */
 };
 
@@ -78,13 +80,26 @@ static bool may_be_shared(const Image__Mapping *m)
 	return pages_come_as_faults(m) && !(m->flags & MAP_GROWSDOWN);
 }
 
+/* Of an extent what is there. */
+static void collect_extent(struct family *f, const Image__Extent *e, struct run **runs, size_t *nr)
+{
+	uint32_t first = 0;
+	for (uint32_t i = 0; i <= e->nr_pages; i++) {
+		if (i < e->nr_pages && (!f->checksums || f->checksums[e->slot + i]))
+			continue;
+		if (first < i)
+			add_run(f, runs, nr, (struct run){e->start + (uint64_t)first * PAGE_BYTES, e->start + (uint64_t)i * PAGE_BYTES, delta_of(e)});
+		first = i + 1;
+	}
+}
+
 static void collect(struct family *f, const Image__Process *p, struct run **runs, size_t *nr)
 {
 	for (size_t i = 0; p->memory && i < p->memory->n_mappings; i++) {
 		const Image__Mapping *m = p->memory->mappings[i];
 		for (size_t k = 0; may_be_shared(m) && k < m->n_extents; k++)
 			if (m->extents[k]->resident)
-				add_run(f, runs, nr, (struct run){m->extents[k]->start, end_of(m->extents[k]), delta_of(m->extents[k])});
+				collect_extent(f, m->extents[k], runs, nr);
 	}
 }
 
@@ -235,11 +250,13 @@ static void keep_possible(struct family *f, const Image__Image *image)
 	f->nr_runs = kept;
 }
 
-struct family *family_new(const Image__Image *image, uint64_t room)
+struct family *family_new(const Image__Image *image, const uint64_t *checksums, uint64_t room)
 {
 	struct family *f = calloc(1, sizeof(*f));
 	struct run *all = NULL;
 	size_t nr_all = 0;
+	if (f)
+		f->checksums = checksums;
 	for (size_t i = 0; f && i < image->n_processes; i++)
 		if (is_of_family(image, image->processes[i]))
 			collect(f, image->processes[i], &all, &nr_all);

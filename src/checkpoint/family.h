@@ -17,8 +17,11 @@
 
 struct family;
 
-/* room: pages that may be brought in. NULL: nothing is shared, or no memory. Pure. */
-struct family *family_new(const Image__Image *image, uint64_t room);
+/*
+ * room: pages that may be brought in. checksums: of each slot, 0 for those whose content is still to come, which are left out; NULL: all are there. NULL: nothing is shared, or no
+ * memory. Pure.
+ */
+struct family *family_new(const Image__Image *image, const uint64_t *checksums, uint64_t room);
 void family_free(struct family *family);
 
 /* Whether an area lies there. NULL is allowed for the family in this and all that follows. */

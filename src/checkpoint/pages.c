@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "checkpoint/family.h"
+#include "checkpoint/first_pages.h"
 #include "container/prefetch.h"
 #include "pager/snapshot.h"
 #include "platform/pagemap.h"
@@ -411,65 +412,17 @@ static int put_page(struct restored_process *p, int memory, remote_addr_t page, 
 	return r < 0 ? pages_fail_restore(p, page, r) : 0;
 }
 
-struct is_record {
-	remote_addr_t start, end; /* of an extent */
-	remote_addr_t pages[64];  /* of it, which the kernel itself reads */
-	size_t nr;
-};
-
-static void note_record(struct is_record *records, remote_addr_t page)
-{
-	for (size_t i = 0; i < records->nr; i++)
-		if (records->pages[i] == page)
-			return;
-	if (records->nr < ARRAY_LEN(records->pages))
-		records->pages[records->nr++] = page;
-}
-
-static int visit_record(remote_addr_t addr, void *context)
-{
-	struct is_record *records = context;
-	remote_addr_t page = page_floor(addr);
-	if (page >= records->start && page < records->end)
-		note_record(records, page);
-	return records->nr == ARRAY_LEN(records->pages);
-}
-
-/* Pages of an extent that have to be there from the beginning: thread records, arguments. When they are many, all of it. */
-static void find_records(const Image__Process *message, const Image__Extent *extent, struct is_record *ret)
-{
-	const Image__Memory *memory = message->memory;
-	*ret = (struct is_record){.start = extent->start, .end = extent->start + extent->nr_pages * PAGE_BYTES};
-	threads_for_each_record(message, visit_record, ret);
-	for (remote_addr_t page = page_floor(memory->arg_start); page < memory->env_end && ret->nr < ARRAY_LEN(ret->pages); page += PAGE_BYTES)
-		visit_record(page, ret);
-}
-
-static bool is_wanted_now(const struct is_record *records, remote_addr_t page)
-{
-	bool is_wanted = records->nr == ARRAY_LEN(records->pages);
-	for (size_t i = 0; i < records->nr; i++)
-		is_wanted |= records->pages[i] == page;
-	return is_wanted;
-}
-
 static int restore_extent_now(struct restored_process *p, int memory, const Image__Extent *extent, bool all)
 {
-	struct is_record records;
+	struct first_pages first;
 	int r = 0;
-	find_records(p->message, extent, &records);
-	for (uint32_t i = 0; r == 0 && (all || records.nr) && i < extent->nr_pages; i++) {
+	first_pages_find(p->message, extent, &first);
+	for (uint32_t i = 0; r == 0 && (all || first.nr) && i < extent->nr_pages; i++) {
 		remote_addr_t page = extent->start + (uint64_t)i * PAGE_BYTES;
-		if (all || is_wanted_now(&records, page))
+		if (all || first_pages_have(&first, page))
 			r = put_page(p, memory, page, extent->slot + i);
 	}
 	return r;
-}
-
-/* Of these the pages can come as faults. As pager/registration.c chooses: private anonymous memory that can be read and written. */
-bool pages_come_as_faults(const Image__Mapping *m)
-{
-	return m->kind == IMAGE__MAPPING__KIND__ANONYMOUS && m->flags & MAP_PRIVATE && m->protection == (PROT_READ | PROT_WRITE) && !m->locked;
 }
 
 int pages_restore_now(struct restored_process *p)
@@ -485,14 +438,14 @@ int pages_restore_now(struct restored_process *p)
 }
 
 /* Pages of an extent that are to come as faults, but for those that are there. */
-static int place_range(struct address_space *as, const struct is_record *records, const Image__Extent *extent, remote_addr_t from, remote_addr_t to)
+static int place_range(struct address_space *as, const struct first_pages *first_pages, const Image__Extent *extent, remote_addr_t from, remote_addr_t to)
 {
 	uint32_t first = (uint32_t)((from - extent->start) / PAGE_BYTES), nr = (uint32_t)((to - extent->start) / PAGE_BYTES);
 	struct stored_run run = {.start = from, .slot = (extent->slot + first) | SLOT_OF_BASE};
 	int r = 0;
 	for (uint32_t i = first; r == 0 && i <= nr; i++) {
 		remote_addr_t page = extent->start + (uint64_t)i * PAGE_BYTES;
-		if (i < nr && !is_wanted_now(records, page)) {
+		if (i < nr && !first_pages_have(first_pages, page)) {
 			run.nr_pages++;
 			continue;
 		}
@@ -507,22 +460,22 @@ static int place_range(struct address_space *as, const struct is_record *records
 static int place_extent(struct restored_process *p, struct address_space *as, const struct family *family, const Image__Mapping *m, const Image__Extent *extent)
 {
 	remote_addr_t at = extent->start, end = extent->start + extent->nr_pages * PAGE_BYTES;
-	struct is_record records;
+	struct first_pages first;
 	struct family_piece piece = {.end = at};
 	int r = 0;
-	find_records(p->message, extent, &records);
+	first_pages_find(p->message, extent, &first);
 	while (r == 0 && family_next_piece(family, m, piece.end, &piece) && piece.start < end) {
 		piece.end = MIN_OF(piece.end, end);
 		if (!piece.is_own)
 			continue;
-		r = place_range(as, &records, extent, at, piece.start);
+		r = place_range(as, &first, extent, at, piece.start);
 		if (r == 0)
 			r = snapshot_place_present(as, &(struct stored_run){.start = piece.start,
 									    .nr_pages = (uint32_t)((piece.end - piece.start) / PAGE_BYTES),
 									    .slot = (extent->slot + (uint32_t)((piece.start - extent->start) / PAGE_BYTES)) | SLOT_OF_BASE});
 		at = piece.end;
 	}
-	return r == 0 ? place_range(as, &records, extent, at, end) : r;
+	return r == 0 ? place_range(as, &first, extent, at, end) : r;
 }
 
 int pages_place(struct restored_process *p, struct address_space *as, struct prefetch *prefetch)

@@ -22,9 +22,6 @@ int pages_save_file(struct saved_process *p, Image__Object *object, int fd, uint
 /* The first extent of a mapping that ends behind the page; they are in address order. NULL: none. */
 const Image__Extent *pages_next_extent(const Image__Mapping *m, remote_addr_t page);
 
-/* True for mappings of which the pages can come as faults. */
-bool pages_come_as_faults(const Image__Mapping *m);
-
 /* /proc/PID/mem, to be written to, or -errno. */
 int pages_open_memory(pid_t pid);
 

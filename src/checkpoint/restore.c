@@ -32,6 +32,7 @@ struct restore {
 	struct restored_process *processes; /* one for each of the image, in its order */
 	size_t nr_processes;
 	struct prefetch *prefetch; /* being filled; NULL: no memory */
+	struct arrivals *arrivals; /* NULL: all pages are there */
 };
 
 static int fail(struct restore *r, pid_t pid, const char *what, long code)
@@ -238,7 +239,7 @@ static int make_all(struct restore *r, struct container *c)
 	if (result == 0)
 		result = files_restore(&r->restoring, lowest);
 	FAULT_POINT("restore.opened");
-	r->restoring.family = family_new(image, room_for_family(c));
+	r->restoring.family = family_new(image, r->arrivals ? r->restoring.image->base.checksums : NULL, room_for_family(c));
 	for (size_t i = 0; result == 0 && i < image->n_processes; i++) {
 		result = make_process(r, c, image->processes[i], &r->processes[i]);
 		if (result == 0 && i == 0)
@@ -326,6 +327,8 @@ static int start(void *context, struct container *c)
 	int result = 0;
 	container_refresh_members(c);
 	r->prefetch = prefetch_new(c);
+	if (r->arrivals)
+		result = arrivals_start(r->arrivals, c);
 	for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
 		result = adopt(r, c, &r->processes[i]);
 	FAULT_POINT("restore.adopted");
@@ -345,7 +348,13 @@ static int start(void *context, struct container *c)
 	return 0;
 }
 
-int restore_new(const struct image *image, struct restore **ret, struct checkpoint_error *error)
+static int arrived(void *context)
+{
+	const struct restore *r = context;
+	return arrivals_state(r->arrivals);
+}
+
+int restore_new(const struct image *image, struct arrivals *arrivals, struct restore **ret, struct checkpoint_error *error)
 {
 	size_t nr = image->message->n_processes;
 	int r = machine_check(image->message->machine, error);
@@ -359,7 +368,8 @@ int restore_new(const struct image *image, struct restore **ret, struct checkpoi
 		return r < 0 ? r : checkpoint_fail(error, -ENOMEM, "restore: %s", strerror(ENOMEM));
 	}
 	restore->restoring.image = image;
-	restore->source = (struct restore_source){.create = create, .start = start, .context = restore, .base = &image->base};
+	restore->arrivals = arrivals;
+	restore->source = (struct restore_source){.create = create, .start = start, .arrived = arrivals ? arrived : NULL, .context = restore, .base = &image->base, .stream = arrivals ? arrivals_stream(arrivals) : -1};
 	*ret = restore;
 	return 0;
 }

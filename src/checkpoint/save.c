@@ -11,6 +11,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/monotonic.h"
+#include "checkpoint/arrivals.h"
 #include "checkpoint/look.h"
 #include "checkpoint/machine.h"
 #include "checkpoint/pages.h"
@@ -61,6 +62,8 @@ static int check_container(const struct container *c, struct checkpoint_error *e
 		return checkpoint_fail(error, -ENOENT, "the container has no swap file, which the checkpoint is to be made of (membox swapon gives it one)");
 	if (c->is_being_saved)
 		return checkpoint_fail(error, -EBUSY, "another checkpoint is under way");
+	if (c->arrivals && arrivals_state(c->arrivals))
+		return checkpoint_fail(error, -EBUSY, "not all of its pages have come yet from where it was sent from");
 	if (c->swapoff || c->parking != PARKING_NOT || c->frozen)
 		return checkpoint_fail(error, -EBUSY, "the container is parked or stopped, or its swap file is leaving");
 	return 0;

@@ -37,7 +37,7 @@ static const char *look_at_process(const Image__Image *image, const Image__Proce
 	if (p->pid <= 0)
 		return "a process has no id";
 	if (p->is_zombie)
-		return NULL;
+		return p->memory ? "a process that has ended has memory" : NULL;
 	if (!p->memory || !p->attributes || !p->n_threads || p->threads[0]->tid != p->pid)
 		return "a process lacks its memory, its first thread or its attributes";
 	for (size_t i = 0; i < p->n_threads; i++)

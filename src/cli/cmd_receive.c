@@ -20,8 +20,9 @@
 
 static const char usage[] =
 	"Usage: membox receive [OPTION]...\n"
-	"Let a container go on here that `membox send` (or `membox pack`) writes into the pipe to standard input. It runs when all of it has come, verified, and its sender has\n"
-	"ended it; a stream that breaks before that leaves nothing here. What cannot go on here is refused while it still runs there, as far as that can be seen.\n"
+	"Let a container go on here that `membox send` (or `membox pack`) writes into the pipe to standard input. It runs when its sender has ended it; a stream that breaks before\n"
+	"that leaves nothing here. What cannot go on here is refused while it still runs there, as far as that can be seen. Pages that the sender has kept for last come while it\n"
+	"runs: who touches one waits for it, and when the stream breaks meanwhile, until `membox resume` brings the rest.\n"
 	"\n"
 	"  --limit SIZE      the limit (default: what it was)\n"
 	"  --swap FILE       the swap file for what changes, kept at the end; the pages that come are stored in its folder (default: in the user's cache folder)\n"
@@ -31,7 +32,7 @@ static const char usage[] =
 	"  --oom POLICY      out of memory: 'kill' the process that holds most (default), or 'stop' all until there is room\n"
 	"  --name NAME       name of the container (default: the program's name and a number)\n"
 	"  --isolate         in PID, IPC and mount namespaces of its own, where all process ids are free (as they are if it was so before)\n"
-	"  --detach          print the container's name and return when the processes run\n"
+	"  --detach          print the container's name and return when the processes run and everything has come\n"
 	"  --stats FILE      write figures as JSON at the end\n"
 	"  --help            print this\n"
 	"\n"
@@ -57,26 +58,61 @@ static int check_image(const Image__Image *image, void *context, struct checkpoi
 	return preflight_check(image, config->isolate, error);
 }
 
-static int receive_image(struct run_config *config, struct image *ret)
+/* A descriptor of its own, which the program does not get as its input. */
+static int dup_stream(void)
+{
+	int fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+	if (fd < 0)
+		log_error("standard input: %s", strerror(errno));
+	return fd;
+}
+
+/* The program may have lost its own input on the way, and would read what is left of the stream. */
+static int leave_stream(void)
+{
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	int r = null < 0 || dup2(null, STDIN_FILENO) < 0 ? -errno : 0;
+	if (null >= 0)
+		close(null);
+	return r;
+}
+
+/* Whether all has come or the rest is to come while it runs. The reader and the descriptor are taken over. */
+static int end_reading(struct image *image, struct late_pages *late, struct pack_reader *reader, int fd, struct arrivals **ret)
+{
+	int r = late->is_switched ? leave_stream() : 0;
+	if (r == 0 && late->is_switched)
+		r = arrivals_new(image, late, reader, fd, ret);
+	if (*ret)
+		return 0;
+	pack_reader_free(reader);
+	close(fd);
+	return r;
+}
+
+static int receive_image(struct run_config *config, struct image *ret, struct arrivals **ret_arrivals)
 {
 	struct packing_display display = {.text = "receiving"};
 	struct pack_progress progress = packing_progress(&display);
 	struct checkpoint_error error = {0};
-	struct pack_reader *reader;
-	struct unpack_options options = {.pages = create_pages(config->swap_path), .path = "received pages", .check_machine = machine_check, .check_image = check_image,
-					 .context = config, .progress = &progress};
+	struct pack_reader *reader = NULL;
+	struct late_pages late = {0};
+	struct unpack_options options = {.path = "received pages", .check_machine = machine_check, .check_image = check_image, .context = config, .stops_at_switch = true,
+					 .progress = &progress};
+	int fd = dup_stream();
+	options.pages = fd < 0 ? -1 : create_pages(config->swap_path);
 	if (options.pages < 0)
 		return EXIT_MEMBOX_FAILED;
-	int r = pack_reader_new(STDIN_FILENO, "standard input", &reader);
-	if (r == 0) {
-		r = unpack_image(reader, &options, ret, &error);
-		pack_reader_free(reader);
-	}
+	int r = pack_reader_new(fd, "standard input", &reader);
+	if (r == 0)
+		r = unpack_image(reader, &options, ret, &late, &error);
 	packing_clear(&display);
 	if (r == 0)
-		return 0;
+		return end_reading(ret, &late, reader, fd, ret_arrivals) ? EXIT_MEMBOX_FAILED : 0;
+	pack_reader_free(reader);
 	log_error("receive: %s", error.text[0] ? error.text : strerror(-r));
 	close(options.pages);
+	close(fd);
 	return EXIT_MEMBOX_FAILED;
 }
 
@@ -111,6 +147,7 @@ int cmd_receive(int argc, char **argv)
 	struct container_options given;
 	struct container_storage storage = {0};
 	struct run_config config = {0};
+	struct arrivals *arrivals = NULL;
 	struct image image;
 
 	if (container_options_parse("receive", argc, argv, &given))
@@ -125,11 +162,12 @@ int cmd_receive(int argc, char **argv)
 	}
 	int code = check_before(&given, &config, &storage);
 	if (!code)
-		code = receive_image(&config, &image);
+		code = receive_image(&config, &image, &arrivals);
 	container_storage_release(&storage);
 	if (code)
 		return code;
-	code = restoring_run("receive", &given, &image);
+	code = restoring_run("receive", &given, &image, arrivals);
+	arrivals_free(arrivals);
 	image_close(&image);
 	return code;
 }

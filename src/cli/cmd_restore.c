@@ -47,7 +47,7 @@ int cmd_restore(int argc, char **argv)
 		log_error("%s", error.text);
 		return EXIT_MEMBOX_FAILED;
 	}
-	int code = restoring_run("restore", &given, &image);
+	int code = restoring_run("restore", &given, &image, NULL);
 	image_close(&image);
 	return code;
 }

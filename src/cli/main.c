@@ -37,6 +37,7 @@ static const struct verb {
 	{"unpack", cmd_unpack, "make a checkpoint of such a stream again"},
 	{"send", cmd_send, "send a running container to another membox, through standard output"},
 	{"receive", cmd_receive, "let a container go on that comes through standard input"},
+	{"resume", cmd_resume, "give a received container the pages that its stream has lost"},
 	{"doctor", cmd_doctor, "check what this machine allows, and say what to change"},
 	{"version", cmd_version, "print the version"},
 	{"help", cmd_help, "print this, or the help of a verb: membox help VERB"},

@@ -9,7 +9,7 @@
 #include "checkpoint/restore.h"
 #include "cli/verbs.h"
 
-int restoring_run(const char *verb, const struct container_options *given, const struct image *image)
+int restoring_run(const char *verb, const struct container_options *given, const struct image *image, struct arrivals *arrivals)
 {
 	const Image__Container *saved = image->message->container;
 	struct container_storage storage = {0};
@@ -19,7 +19,7 @@ int restoring_run(const char *verb, const struct container_options *given, const
 	_cleanup_free_ char **argv = calloc(saved->n_command + 1, sizeof(*argv));
 	int code = EXIT_MEMBOX_FAILED;
 
-	if (!argv || restore_new(image, &restore, &error) < 0) {
+	if (!argv || restore_new(image, arrivals, &restore, &error) < 0) {
 		log_error("%s: %s", verb, argv ? error.text : strerror(ENOMEM));
 		return code;
 	}

@@ -95,6 +95,7 @@ struct container {
 	struct migration *migration; /* under way (migrate/migration.h); NULL: none */
 	struct hold *frozen;     /* all members are held until further notice (freeze.h); NULL: they run */
 	unsigned frozen_by;      /* set of enum freezer */
+	struct arrivals *arrivals; /* pages from where it was before (checkpoint/arrivals.h); NULL: it has not come while some were missing */
 	struct handover *handover; /* to another place (checkpoint/handover.h); NULL: nobody wants it there */
 	int64_t grown;           /* pages that nobody had asked for, in this window of time */
 	uint64_t pace_since_ns;  /* its beginning */

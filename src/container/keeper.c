@@ -38,6 +38,7 @@ struct keeper {
 	int channel, signals;
 	bool front_is_gone;
 	bool said_why; /* the container was killed */
+	bool said_arrived;
 };
 
 static void report(struct keeper *k, enum report_kind kind, int value)
@@ -304,6 +305,17 @@ static void say_why(struct keeper *k)
 	k->said_why = atomic_load(&c->killed);
 }
 
+/* Once, if it began to run before its pages were there. */
+static void say_arrived(struct keeper *k)
+{
+	const struct restore_source *restore = k->container.config->restore;
+	int r = restore && restore->arrived && !k->said_arrived ? restore->arrived(restore->context) : -EINPROGRESS;
+	if (r == -EINPROGRESS)
+		return;
+	k->said_arrived = true;
+	report(k, REPORT_ARRIVED, -r);
+}
+
 static void serve(struct keeper *k)
 {
 	struct container *c = &k->container;
@@ -317,6 +329,7 @@ static void serve(struct keeper *k)
 			timeout_ns = 1000000;
 			continue;
 		}
+		say_arrived(k);
 		timeout_ns = container_tick(c);
 		timeout_ns = MIN_OF(timeout_ns, serve_outside(c));
 	}

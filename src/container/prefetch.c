@@ -21,6 +21,7 @@
 #define MAX_PLACES 65536u
 #define NAP_NS 200000
 #define BUSY_NAP_NS 1000000 /* while there are faults */
+#define AWAIT_NAP_NS 10000000
 #define MAX_TRIES 1000      /* in a row, for a page that cannot be asked for just now */
 
 struct place {
@@ -83,6 +84,14 @@ static bool has_faults(struct prefetch *p)
 	return faults != before;
 }
 
+/* What has not come cannot be fetched, and what comes in large pieces is there soon. */
+static void await_pages(struct prefetch *p)
+{
+	static const struct timespec nap = {.tv_nsec = AWAIT_NAP_NS};
+	while (!atomic_load(&p->stop) && stat_get(&p->c->stats, awaited))
+		nanosleep(&nap, NULL);
+}
+
 /* Begins to read what comes next. False: not now. */
 static bool begin_next(struct prefetch *p)
 {
@@ -106,6 +115,7 @@ static void *prefetch_main(void *argument)
 	uint32_t tries = 0;
 	pthread_setname_np(pthread_self(), "mbx-prefetch");
 	scheduling_give_way();
+	await_pages(p);
 	while (!atomic_load(&p->stop) && p->next < p->nr_places && tries < MAX_TRIES && has_room(p->c)) {
 		bool is_busy = has_faults(p);
 		int progress = fault_reap_loads(&p->context);

@@ -24,6 +24,7 @@ enum report_kind {
 	REPORT_FAILED,      /* the keeper could not start; it has said why */
 	REPORT_STOPPED,     /* the program was stopped by a signal */
 	REPORT_TRACED_STOPPED, /* the same of a traced program, at the given time: its state does not tell a job control stop from others */
+	REPORT_ARRIVED,     /* value: 0, or errno: some of its pages are missing */
 	REPORT_ENDED,       /* value: exit status as the shell sees it; the container is empty */
 };
 

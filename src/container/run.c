@@ -88,6 +88,18 @@ static void mirror_traced_stop(const struct front *front, uint64_t at_ns)
 		raise(SIGSTOP);
 }
 
+static bool is_awaiting(const struct run_config *config)
+{
+	return config->restore && config->restore->arrived;
+}
+
+static void say_missing(const struct run_config *config, int error)
+{
+	const char *how = error == ENODATA ? "the stream was cut off" : error == EBADMSG ? "the stream is damaged" : strerror(error);
+	log_error("container %s runs, but not all of its pages have come: %s. Who touches one that is missing waits for it (give `membox resume %s` the stream of `membox pack` of the checkpoint "
+		  "that the sender has left)", config->name, how, config->name);
+}
+
 /* Returns false when the keeper has nothing more to say. */
 static bool handle_report(struct front *front)
 {
@@ -98,7 +110,12 @@ static bool handle_report(struct front *front)
 	switch ((enum report_kind)report.kind) {
 	case REPORT_STARTED:
 		front->program = report.value;
+		front->detached = front->config->detach && !is_awaiting(front->config); /* who brings the pages would see it end */
+		break;
+	case REPORT_ARRIVED:
 		front->detached = front->config->detach;
+		if (report.value)
+			say_missing(front->config, report.value);
 		break;
 	case REPORT_EXEC_FAILED:
 		explain_exec_failure(front, report.value);
@@ -156,6 +173,8 @@ static int run_front(const struct run_config *config, struct swap *swap, const s
 	sigprocmask(SIG_BLOCK, &mask, NULL);
 	front.signals = signalfd(-1, &mask, SFD_CLOEXEC);
 	front.guardian = front.signals < 0 ? -errno : guardian_start(config, swap, start, &front.channel);
+	if (config->restore && config->restore->stream >= 0)
+		close(config->restore->stream); /* who writes into it sees when the keeper reads it no more */
 	if (front.guardian < 0) {
 		log_error("cannot start the container: %s", strerror(-front.guardian));
 		front.exit_code = EXIT_FAILED;

@@ -37,8 +37,12 @@ struct restore_source {
 
 	/* When the container's threads run: the pages are placed, and everybody goes on. 0, or -errno with all killed, after a line on stderr. */
 	int (*start)(void *context, struct container *c);
+
+	/* Whether the pages are all there: 0; -EINPROGRESS; or -errno: some will not come by themselves. NULL: they were from the beginning. */
+	int (*arrived)(void *context);
 	void *context;
 	const struct swap_base *base; /* the pages */
+	int stream;                   /* by which they come: the keeper's; -1: none */
 };
 
 #define POOL_AUTO UINT64_MAX
@@ -53,7 +57,7 @@ struct run_config {
 	uint64_t pool_bytes;       /* most that the compressed pool may take; 0: there is none; POOL_AUTO */
 	enum oom_policy oom;
 	const char *stats_path;    /* NULL: none; JSON written at the end */
-	bool detach;               /* return when the program has been started; it has a session of its own and reads /dev/null */
+	bool detach;               /* return when the program has been started, and its pages have come; it has a session of its own and reads /dev/null */
 	bool isolate;              /* namespaces of its own, see isolate.h */
 	char **argv;               /* program and arguments, NULL terminated */
 	const pid_t *attach;       /* NULL: argv is started; else these processes are made members, argv is only shown, and detach is set */

@@ -26,6 +26,7 @@ struct sending {
 	uint32_t nr_had;
 	uint64_t seed;
 	uint64_t last_pages, last_ns; /* of the round before: new ones, and how long they took */
+	uint64_t all_ns;              /* of all rounds */
 };
 
 static int fail_stream(struct sending *s, int code)
@@ -103,49 +104,66 @@ static int remember(struct sending *s, const struct image *image)
 
 static int begin_stream(struct sending *s, const struct image *image, uint64_t nr_pages)
 {
-	int r = pack_writer_new(s->options->fd, &s->options->pack, &s->writer);
+	struct pack_options options = s->options->pack;
+	options.may_switch = !s->options->sends_all_before;
+	int r = pack_writer_new(s->options->fd, &options, &s->writer);
 	s->seed = image->base.seed;
 	if (r == 0)
 		r = pack_writer_head(s->writer, image->message->machine, s->seed, nr_pages);
 	return r < 0 ? fail_stream(s, r) : 0;
 }
 
-static int send_slots(struct sending *s, const struct image *image, struct named_slots *slots)
+static int send_pages(struct sending *s, const struct image *image, const struct named_slots *slots)
 {
-	int r = 0;
-	s->result->pages = slots->nr;
-	drop_what_it_has(s, image, slots);
-	if (!s->writer)
-		r = begin_stream(s, image, slots->nr);
-	if (r == 0 && image->base.seed != s->seed)
-		r = checkpoint_fail(s->error, -EBUSY, "%.100s: its swap file was changed for another one meanwhile", s->options->name);
-	if (r == 0)
-		r = pack_pages(image, slots, s->writer, s->options->stream, s->options->progress, s->error);
+	int r = pack_pages(image, slots, s->writer, s->options->stream, s->options->progress, s->error);
+	s->result->sent += slots->nr;
+	return r;
+}
+
+static int send_slots(struct sending *s, const struct image *image, const struct named_slots *slots)
+{
+	int r = send_pages(s, image, slots);
 	if (r == 0)
 		r = pack_description(s->writer, image->message);
-	s->last_pages = slots->nr;
-	s->result->sent += slots->nr;
-	return r < 0 ? fail_stream(s, r) : remember(s, image);
+	return r < 0 ? fail_stream(s, r) : 0;
+}
+
+/* Of an image that is open: the slots that the stream has not had. 0, or -errno with the reason; what has been made is released by the caller. */
+static int find_slots(struct sending *s, const struct image *image, struct named_slots *ret)
+{
+	int r = named_slots_of(image->message, ret);
+	if (r < 0)
+		return fail_stream(s, r);
+	s->result->pages = ret->nr;
+	drop_what_it_has(s, image, ret);
+	s->last_pages = ret->nr;
+	if (!s->writer)
+		r = begin_stream(s, image, ret->nr);
+	if (r == 0 && image->base.seed != s->seed)
+		r = checkpoint_fail(s->error, -EBUSY, "%.100s: its swap file was changed for another one meanwhile", s->options->name);
+	return r;
 }
 
 /* The first reason for a failure is kept. */
-static int send_image(struct sending *s, const char *folder, bool is_round)
+static int send_round(struct sending *s)
 {
 	struct image image;
-	struct named_slots slots;
+	struct named_slots slots = {0};
 	uint64_t begin = monotonic_ns();
-	int r = image_open(folder, &image, s->error);
+	int r = image_open(s->round_folder, &image, s->error);
 	if (r < 0)
 		return r;
-	r = named_slots_of(image.message, &slots);
-	if (r == 0) {
+	r = find_slots(s, &image, &slots);
+	if (r == 0)
 		r = send_slots(s, &image, &slots);
-		named_slots_release(&slots);
-	}
+	if (r == 0)
+		r = remember(s, &image);
+	named_slots_release(&slots);
 	image_close(&image);
 	if (r == 0)
-		r = is_round ? pack_writer_round(s->writer) : pack_writer_flush(s->writer);
+		r = pack_writer_round(s->writer);
 	s->last_ns = monotonic_ns() - begin;
+	s->all_ns += s->last_ns;
 	return r < 0 ? fail_stream(s, r) : 0;
 }
 
@@ -167,7 +185,7 @@ static int send_rounds(struct sending *s)
 		before = s->last_pages;
 		r = ask_checkpoint(s, s->round_folder, true, NULL);
 		if (r == 0)
-			r = send_image(s, s->round_folder, true);
+			r = send_round(s);
 		s->result->rounds++;
 	} while (r == 0 && is_worth_a_round(s, before));
 	return r;
@@ -187,29 +205,98 @@ static void see_what_is_left(struct sending *s, int r)
 	s->result->is_gone = image && access(image, F_OK) == 0;
 }
 
+/* From here on it is said how it ended: signals that would end this process wait. */
+static int end_here(struct sending *s)
+{
+	sigset_t all;
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, NULL);
+	int r = ask_end(s, false);
+	if (r < 0)
+		see_what_is_left(s, r);
+	s->result->is_gone |= r == 0;
+	return r;
+}
+
+/* Nobody runs, until the end. 0, or -errno: *ret_is_over when nothing can be taken back any more. */
+static int finish_whole(struct sending *s, const struct image *image, const struct named_slots *slots, bool *ret_is_over)
+{
+	int r = send_slots(s, image, slots);
+	if (r == 0)
+		r = pack_writer_flush(s->writer);
+	if (r < 0)
+		return r;
+	*ret_is_over = true;
+	r = end_here(s);
+	return r < 0 ? r : pack_writer_end(s->writer, s->result->pages);
+}
+
+/* Of the slots those without which the processes cannot be made go to *ret_first. */
+static int part_slots(const struct image *image, struct named_slots *slots, struct named_slots *ret_first)
+{
+	int r = named_slots_of_first_pages(image->message, ret_first);
+	for (slot_t slot = 1; r == 0 && slot < ret_first->end; slot++)
+		if (!named_slots_have(slots, slot))
+			named_slots_drop(ret_first, slot); /* the stream has had it */
+		else if (named_slots_have(ret_first, slot))
+			named_slots_drop(slots, slot);
+	return r;
+}
+
+/* Nobody runs, until the switch. As above. */
+static int finish_late(struct sending *s, const struct image *image, struct named_slots *slots, uint64_t *ret_switched_ns, bool *ret_is_over)
+{
+	struct named_slots first = {0};
+	int r = part_slots(image, slots, &first);
+	if (r == 0)
+		r = send_slots(s, image, &first);
+	named_slots_release(&first);
+	if (r == 0)
+		r = pack_writer_late(s->writer, slots);
+	if (r < 0)
+		return r;
+	*ret_is_over = true;
+	r = end_here(s);
+	if (r < 0)
+		return r;
+	s->result->is_switched = true;
+	s->result->late = slots->nr;
+	r = pack_writer_switch(s->writer);
+	*ret_switched_ns = monotonic_ns();
+	if (r == 0)
+		r = send_pages(s, image, slots);
+	return r < 0 ? r : pack_writer_end(s->writer, s->result->pages);
+}
+
+/* To judge by the rounds. */
+static bool takes_long(const struct sending *s, uint64_t pages)
+{
+	double rounds_pages = (double)MAX_OF(s->result->sent, 1u);
+	return !s->options->sends_all_before && (double)pages / rounds_pages * (double)s->all_ns > (double)SMALL_NS;
+}
+
 /* Nobody runs. Either the keeper lets them go on, or they are dead and the stream gets its end. */
 static int send_last(struct sending *s, uint64_t frozen_us)
 {
-	uint64_t begin = monotonic_ns();
-	sigset_t all, before;
-	int r = send_image(s, s->options->folder, false);
-	if (r < 0) {
+	struct image image = {.base.fd = -1};
+	struct named_slots slots = {0};
+	uint64_t begin = monotonic_ns(), switched_ns = 0;
+	sigset_t before;
+	bool is_over = false;
+	sigprocmask(SIG_BLOCK, NULL, &before);
+	int r = image_open(s->options->folder, &image, s->error);
+	if (r == 0)
+		r = find_slots(s, &image, &slots);
+	if (r == 0)
+		r = takes_long(s, slots.nr) ? finish_late(s, &image, &slots, &switched_ns, &is_over) : finish_whole(s, &image, &slots, &is_over);
+	s->result->held_us = frozen_us + ((switched_ns ? switched_ns : monotonic_ns()) - begin) / 1000;
+	if (r < 0)
+		fail_stream(s, r);
+	if (!is_over)
 		see_what_is_left(s, ask_end(s, true));
-		return r;
-	}
-	sigfillset(&all); /* from here on it is said how it ended */
-	sigprocmask(SIG_BLOCK, &all, &before);
-	r = ask_end(s, false);
-	if (r < 0) {
-		see_what_is_left(s, r);
-	} else {
-		s->result->is_gone = true;
-		r = pack_writer_end(s->writer, s->result->pages);
-		s->result->held_us = frozen_us + (monotonic_ns() - begin) / 1000;
-		if (r < 0)
-			fail_stream(s, r);
-	}
 	sigprocmask(SIG_SETMASK, &before, NULL);
+	named_slots_release(&slots);
+	image_close(&image);
 	return r;
 }
 

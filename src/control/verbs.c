@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "checkpoint/arrivals.h"
 #include "checkpoint/handover.h"
 #include "checkpoint/save.h"
 #include "container/leave.h"
@@ -372,6 +373,25 @@ static int begin_sent(struct request *request, struct container *c)
 	return r < 0 ? refuse(request, r, "the container is not held to be sent by this connection", NULL) : 0;
 }
 
+/* What is missing of a container that goes on without some of its pages. */
+static int begin_resume(struct request *request, struct container *c)
+{
+	struct checkpoint_error error = {0};
+	const char *path = json_object_get_string(json_object_object_get(request->members, "path"));
+	if (path[0] != '/')
+		return refuse(request, -EINVAL, "the path is not absolute", NULL);
+	if (!c->arrivals)
+		return refuse(request, -ENODATA, "all its pages are there", NULL);
+	int r = arrivals_resume(c->arrivals, path, &error);
+	return r < 0 ? refuse_checkpoint(request, r, &error) : -EINPROGRESS;
+}
+
+static int step_resume(struct request *request, struct container *c)
+{
+	int r = arrivals_state(c->arrivals);
+	return r == -EBADMSG ? refuse(request, r, "the checkpoint is damaged: the checksum of a page is wrong", NULL) : r;
+}
+
 static void add_migrated(json_object *reply, const struct migrate_result *result)
 {
 	const struct migrate_figures *figures = &result->figures;
@@ -459,6 +479,7 @@ static const struct control_verb verbs[] = {
 	{"release", {{"pid", json_type_int, false}}, begin_release, step_release, false},
 	{"checkpoint", {{"path", json_type_string, true}, {"leave_running", json_type_boolean, false}, {"to_send", json_type_boolean, false}}, begin_checkpoint,
 	 step_checkpoint, true},
+	{"resume", {{"path", json_type_string, true}}, begin_resume, step_resume, false},
 	{"sent", {{"go_on", json_type_boolean, false}}, begin_sent, NULL, false},
 	{"migrate", {{"to", json_type_string, true}, {"from", json_type_string, false}}, begin_migrate, step_migrate, true},
 	{"migration", {{0}}, begin_migration, NULL, false},

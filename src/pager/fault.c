@@ -481,7 +481,7 @@ static uint32_t swapped_window(const struct address_space *as, remote_addr_t pag
 			shadow_set(as->shadow, next, entry);
 		}
 		if (entry_state(entry) != STATE_SWAPPED || (entry & ENTRY_LOADING) || entry_slot(entry) != expected ||
-		    is_in_pool(as->pager, expected))
+		    is_in_pool(as->pager, expected) || !swap_has_arrived(as->pager->swap, expected))
 			break;
 	}
 	return n;
@@ -513,7 +513,7 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 {
 	struct address_space *as = fault->as;
 	struct load *load = load_take(context);
-	if (!load)
+	if (!load || !swap_has_arrived(context->pager->swap, entry_slot(entry)))
 		return FAULT_DEFERRED;
 	struct window window = streams_fault(&as->streams, fault->page, context->pager->max_window);
 	uint32_t want = swapped_window(as, fault->page, entry_slot(entry), window);
@@ -670,7 +670,7 @@ uint32_t fault_bring_back(struct fault_context *context, struct address_space *a
 		return bring_back_pooled(context, as, page);
 	struct load *load = load_take(context);
 	struct window window = {.pages = MIN_OF(max, LOAD_MAX_PAGES)};
-	if (!load)
+	if (!load || !swap_has_arrived(context->pager->swap, entry_slot(entry)))
 		return 0;
 	uint64_t room = swapped_window(as, page, entry_slot(entry), window);
 	if (atomic_load(&as->leaves))

@@ -47,7 +47,7 @@ struct fault {
 
 enum fault_result {
 	FAULT_DONE,     /* served, or a read is under way that will serve it */
-	FAULT_DEFERRED, /* ask again: an event is unread, a batch is not captured yet, no room, no free load */
+	FAULT_DEFERRED, /* ask again: an event is unread, a batch is not captured yet, no room, no free load, the content is still on its way from elsewhere */
 };
 
 int fault_context_init(struct fault_context *context, struct pager *pager);
@@ -65,7 +65,7 @@ enum fault_result fault_handle(struct fault_context *context, struct fault *faul
 /*
  * Layout lock held. Begins to bring an evicted page that nobody waits for back into memory, and at most max - 1 more whose addresses and slots follow
  * it. Returns how many pages are settled (back, under way, or not evicted any more); 0: ask again later (no room below the limit, no
- * free load, an unread event, a batch that is not captured yet).
+ * free load, an unread event, a batch that is not captured yet, content that has not arrived).
  */
 uint32_t fault_bring_back(struct fault_context *context, struct address_space *as, remote_addr_t page, uint32_t max);
 

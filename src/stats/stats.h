@@ -33,6 +33,7 @@ enum stat_unit {
 	X(pool_stored, BYTES, "pages' uncompressed size in the pool")                                         \
 	X(swap_used, BYTES, "what is in the swap file")                                                       \
 	X(swap_total, BYTES, "size of the swap file when full")                                               \
+	X(awaited, PAGES, "still to come from where the container was sent from")                            \
 	X(faults, COUNT, "userfaultfd faults served")                                                         \
 	X(refaults, COUNT, "faults on pages that had been evicted")                                           \
 	X(swap_in, PAGES, "read from the swap file")                                                          \

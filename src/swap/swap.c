@@ -477,6 +477,11 @@ uint64_t swap_checksum(const struct swap *swap, slot_t slot)
 	return slot_map_checksum(swap->map, slot);
 }
 
+bool swap_has_arrived(const struct swap *swap, slot_t slot)
+{
+	return !is_of_base(slot) || __atomic_load_n(&swap->base->checksums[slot & ~SLOT_OF_BASE], __ATOMIC_ACQUIRE);
+}
+
 int swap_pin_new(struct swap *swap, slot_t slot)
 {
 	int r = pins_add(&swap->collected, slot);

@@ -22,7 +22,7 @@ struct swap_base {
 	uint32_t nr_slots;
 	uint64_t seed;             /* of the checksums: the container's own are made with it too */
 	const uint8_t *key;        /* of its encryption; NULL: there is none */
-	const uint64_t *checksums; /* of each slot */
+	const uint64_t *checksums; /* of each slot; 0: its content is not there yet. Set when it is, by another thread of this process */
 	const char *path;          /* for messages */
 };
 
@@ -132,6 +132,8 @@ uint64_t swap_page_second_checksum(const struct swap *swap, const void *page);
 /* A slot just allocated has checksum 0 until it is set. */
 void swap_set_checksum(struct swap *swap, slot_t slot, uint64_t checksum);
 uint64_t swap_checksum(const struct swap *swap, slot_t slot);
+/* False for a slot of the base whose content is still to come. */
+bool swap_has_arrived(const struct swap *swap, slot_t slot);
 
 uint64_t swap_used_slots(struct swap *swap);
 uint64_t swap_total_slots(const struct swap *swap); /* the cap */

@@ -31,13 +31,13 @@ sys.exit(0 if all(held[i * 4096 % len(held)] == i % 256 for i in range(max(1, n 
 class Sent:
     """A program that beats, here first and then elsewhere."""
 
-    def __init__(self, folder, limit=64 * MIB, command=lambda *words: words, options=()):
+    def __init__(self, folder, limit=64 * MIB, command=lambda *words: words, options=(), program=(BEATS,)):
         self.folder, self.command = pathlib.Path(folder), command
         self.beats, self.end = self.folder / "open/beats", self.folder / "end"
         self.beats.parent.mkdir(mode=0o777)
         self.beats.parent.chmod(0o777)
         self.image, self.count, self.started = self.folder / "swap-0.sent", 0, []
-        self.name, self.process = self.start("run", "--limit", limit, *options, "--", PYTHON, "-c", BEATS, self.beats, self.end)
+        self.name, self.process = self.start("run", "--limit", limit, *options, "--", PYTHON, "-c", program[0], self.beats, self.end, *program[1:])
         assert wait_until(lambda: len(self.numbers()) > 3, 30), self.errors()
 
     def start(self, verb, *words, **streams):

@@ -50,7 +50,7 @@ static void use(const char *folder)
 		image_read_page(&image, slot, page);
 	for (size_t i = 0; i < image.message->n_processes; i++)
 		threads_for_each_record(image.message->processes[i], see, &sum);
-	if (restore_new(&image, &restore, &error) == 0)
+	if (restore_new(&image, NULL, &restore, &error) == 0)
 		restore_free(restore);
 	image_close(&image);
 }

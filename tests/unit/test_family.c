@@ -46,6 +46,8 @@ static void add_extent(struct one *one, unsigned page, unsigned nr, unsigned slo
 	one->list[one->mapping.n_extents++] = e;
 }
 
+static const uint64_t *checksums; /* NULL: all content is there */
+
 static struct family *family_of(struct one *ones, size_t nr, uint64_t room)
 {
 	static Image__Process *processes[8];
@@ -54,7 +56,7 @@ static struct family *family_of(struct one *ones, size_t nr, uint64_t room)
 		processes[i] = &ones[i].process;
 	image.processes = processes;
 	image.n_processes = nr;
-	return family_new(&image, room);
+	return family_new(&image, checksums, room);
 }
 
 static void assert_piece(const struct family *f, const struct one *one, unsigned from, unsigned start, unsigned end, bool is_own)
@@ -177,6 +179,25 @@ static void two_families_at_one_place(void **state)
 	family_free(f);
 }
 
+static void what_is_still_to_come_is_left_out(void **state)
+{
+	struct one ones[2] = {0};
+	uint64_t some[200];
+	memset(some, 1, sizeof(some));
+	memset(&some[110], 0, 5 * sizeof(*some));
+	make_one(&ones[0], 10, 0, 0, 50);
+	make_one(&ones[1], 11, 10, 0, 50);
+	for (int i = 0; i < 2; i++)
+		add_extent(&ones[i], 0, 20, 100, true);
+	checksums = some;
+	struct family *f = family_of(ones, 2, 1000);
+	checksums = NULL;
+	assert_int_equal(family_nr_pages(f), 15);
+	assert_piece(f, &ones[1], 0, 0, 10, true);
+	assert_piece(f, &ones[1], 10, 15, 20, true);
+	family_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -187,6 +208,7 @@ int main(void)
 		cmocka_unit_test(room_bounds_it),
 		cmocka_unit_test(where_the_kernel_maps_nothing_else_is_put),
 		cmocka_unit_test(two_families_at_one_place),
+		cmocka_unit_test(what_is_still_to_come_is_left_out),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -249,6 +249,141 @@ static void a_page_that_is_missing_is_noticed(void **state)
 	close(stream);
 }
 
+/* What a stream with a switch may be wrong about. */
+enum flaw { NO_FLAW, FIRST_PAGE_LATE, UNKNOWN_LATE, PAGES_BETWEEN, NEW_DESCRIPTION, NEW_ROUND, SWITCH_TWICE, LATE_BEHIND, NOT_ALL_LATE, SOME_MISSING };
+
+/* Slots 5 to 7 are first pages (of an object), 600 to 1500 of a mapping; of these 1000 and more come late, of which 1100 came before with another content. */
+static int switched(enum flaw flaw)
+{
+	static Image__Memory memory;
+	static Image__Mapping mapping;
+	static Image__Mapping *mappings[] = {&mapping};
+	static Image__Process process;
+	static Image__Process *processes[] = {&process};
+	static Image__Attributes attributes;
+	static Image__Scheduling scheduling;
+	static Image__Thread thread;
+	static Image__Thread *threads[] = {&thread};
+	struct pack_writer *writer;
+	struct named_slots late;
+	const struct pack_options options = {.level = 1, .may_switch = true};
+	int stream = memfd_create("stream", MFD_CLOEXEC);
+	image__memory__init(&memory);
+	image__mapping__init(&mapping);
+	image__process__init(&process);
+	image__attributes__init(&attributes);
+	image__scheduling__init(&scheduling);
+	image__thread__init(&thread);
+	process.pid = thread.tid = 1;
+	process.memory = &memory;
+	process.attributes = &attributes;
+	process.threads = threads;
+	process.n_threads = 1;
+	thread.scheduling = &scheduling;
+	memory.mappings = mappings;
+	memory.n_mappings = 1;
+	mapping.kind = IMAGE__MAPPING__KIND__ANONYMOUS;
+	mapping.flags = MAP_PRIVATE;
+	mapping.protection = flaw == FIRST_PAGE_LATE ? PROT_READ : PROT_READ | PROT_WRITE;
+	mapping.start = 600 * PAGE_BYTES;
+	mapping.end = 1501 * PAGE_BYTES;
+	mapping.extents = &message.objects[0]->extents[1];
+	mapping.n_extents = 1;
+	mapping.extents[0]->start = mapping.start;
+	message.objects[0]->n_extents = 1;
+	message.processes = processes;
+	message.n_processes = 1;
+	assert_int_equal(named_slots_new(1501, &late), 0);
+	named_slots_add(&late, 1000, flaw == NOT_ALL_LATE ? 500 : 501);
+	if (flaw == UNKNOWN_LATE)
+		named_slots_add(&late, 500, 1);
+	assert_int_equal(pack_writer_new(stream, &options, &writer), 0);
+	assert_int_equal(pack_writer_head(writer, message.machine, SEED, 0), 0);
+	assert_int_equal(pack_writer_pages(writer, 1100, 1, checksums + 1, pages[1]), 0);
+	assert_int_equal(pack_writer_pages(writer, 5, 3, checksums + 5, pages[5]), 0);
+	for (slot_t slot = 600; slot < 1000; slot += 100)
+		assert_int_equal(pack_writer_pages(writer, slot, 100, checksums + slot, pages[slot]), 0);
+	assert_int_equal(pack_writer_image(writer, &message), 0);
+	assert_int_equal(pack_writer_late(writer, &late), 0);
+	if (flaw == PAGES_BETWEEN)
+		assert_int_equal(pack_writer_pages(writer, 1000, 1, checksums + 1000, pages[1000]), 0);
+	assert_int_equal(pack_writer_switch(writer), 0);
+	if (flaw == NEW_DESCRIPTION)
+		assert_int_equal(pack_writer_image(writer, &message), 0);
+	if (flaw == NEW_ROUND)
+		assert_int_equal(pack_writer_round(writer), 0);
+	if (flaw == SWITCH_TWICE)
+		assert_int_equal(pack_writer_switch(writer), 0);
+	if (flaw == LATE_BEHIND)
+		assert_int_equal(pack_writer_late(writer, &late), 0);
+	for (slot_t slot = 1000; slot < 1500; slot += 100)
+		assert_int_equal(pack_writer_pages(writer, slot, flaw == SOME_MISSING ? 99 : 100, checksums + slot, pages[slot]), 0);
+	assert_int_equal(pack_writer_pages(writer, 1500, 1, checksums + 1500, pages[1500]), 0);
+	assert_int_equal(pack_writer_end(writer, 904), 0);
+	pack_writer_free(writer);
+	named_slots_release(&late);
+	return stream;
+}
+
+/* Whoever can wait for pages gets what was left out; the others read on to the end. */
+static void behind_the_switch_come_late_pages(void **state)
+{
+	struct checkpoint_error error = {0};
+	struct unpacked out = {0};
+	struct late_pages late = {0};
+	struct image there;
+	struct pack_reader *reader;
+	int stream = switched(NO_FLAW), to = memfd_create("to", MFD_CLOEXEC);
+	const struct unpack_options options = {.pages = memfd_create("to", MFD_CLOEXEC), .path = "there", .stops_at_switch = true, .progress = &quiet};
+	assert_int_equal(unpack_all(stream, to, &out, &error), 0);
+	assert_false(out.late.is_switched);
+	for (slot_t slot = 600; slot < 1501; slot++)
+		assert_int_equal(out.checksums[slot], checksums[slot]);
+	lseek(stream, 0, SEEK_SET);
+	assert_int_equal(pack_reader_new(stream, "stream", &reader), 0);
+	assert_int_equal(unpack_image(reader, &options, &there, &late, &error), 0);
+	assert_true(late.is_switched);
+	assert_int_equal(late.slots.nr, 501);
+	assert_int_equal(late.description, unpack_description_digest(&message));
+	assert_int_equal(late.description, unpack_description_digest(out.message));
+	for (slot_t slot = 600; slot < 1501; slot++) {
+		assert_int_equal(there.base.checksums[slot], slot < 1000 ? checksums[slot] : 0);
+		assert_int_equal(named_slots_have(&late.slots, slot), slot >= 1000);
+	}
+	pack_reader_free(reader);
+	named_slots_release(&late.slots);
+	image_close(&there);
+	unpacked_release(&out);
+	close(stream);
+	close(to);
+}
+
+static void expect_no_switch(int stream)
+{
+	const struct unpack_options options = {.pages = memfd_create("to", MFD_CLOEXEC), .path = "there", .stops_at_switch = true, .progress = &quiet};
+	struct checkpoint_error error = {0};
+	struct unpacked out = {0};
+	struct pack_reader *reader;
+	lseek(stream, 0, SEEK_SET);
+	assert_int_equal(pack_reader_new(stream, "stream", &reader), 0);
+	assert_int_equal(unpack_stream(reader, &options, &out, &error), -EBADMSG);
+	assert_true(error.text[0]);
+	pack_reader_free(reader);
+	close(options.pages);
+}
+
+/* Also by who reads on, and what is wrong before the switch by who stops there. */
+static void a_wrong_switch_is_refused(void **state)
+{
+	for (enum flaw flaw = FIRST_PAGE_LATE; flaw <= SOME_MISSING; flaw++) {
+		int stream = switched(flaw);
+		expect_refused(stream, -EBADMSG);
+		if (flaw == FIRST_PAGE_LATE || flaw == UNKNOWN_LATE || flaw == PAGES_BETWEEN || flaw == NOT_ALL_LATE)
+			expect_no_switch(stream);
+		close(stream);
+	}
+}
+
 static void a_damaged_checkpoint_is_not_packed(void **state)
 {
 	struct checkpoint_error error = {0};
@@ -278,6 +413,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(foreign_files_are_refused, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(later_pages_replace_earlier_ones, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_page_that_is_missing_is_noticed, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(behind_the_switch_come_late_pages, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_wrong_switch_is_refused, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_damaged_checkpoint_is_not_packed, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_full_disk_is_said, set_up, tear_down),
 	};

@@ -5,6 +5,8 @@
  *                ├─ PAGES  slots and their content; a later one of the same slot replaces an earlier one
  *                ├─ IMAGE  a piece of the description
  *                ├─ ROUND  the description is whole for now, of a program that still runs elsewhere: more will follow
+                ├─ LATE   slots of the description whose content comes behind SWITCH
+                ├─ SWITCH nobody runs elsewhere any more: the program may go on here, and waits for what is late
  *                └─ END    everything was there
  *   skippable frame: digest
  *
@@ -15,7 +17,8 @@
 #include "base/types.h"
 
 #define PACK_MAGIC "MEMBOXPK"
-#define PACK_VERSION 1u
+#define PACK_VERSION_WHOLE 1u /* without LATE and SWITCH */
+#define PACK_VERSION 2u
 
 enum pack_kind {
 	PACK_HEAD = 1,
@@ -23,12 +26,14 @@ enum pack_kind {
 	PACK_IMAGE,
 	PACK_END,
 	PACK_ROUND,
+	PACK_LATE,
+	PACK_SWITCH,
 };
 
 /* Before each body. All numbers are little-endian here and below. */
 struct pack_record {
 	uint32_t kind;
-	uint32_t nr;       /* PAGES: how many; else 0 */
+	uint32_t nr;       /* PAGES: how many; LATE: how many runs; else 0 */
 	uint64_t first;    /* PAGES: the slot of the first; IMAGE: where in the description the piece begins; else 0 */
 	uint64_t bytes;    /* of the body */
 	uint64_t checksum; /* XXH3-64, seed 0, of what stands before it, then of the body */
@@ -43,6 +48,11 @@ struct pack_head {
 	uint64_t nr_pages; /* that will follow; 0: not known yet */
 };
 
+/* The body of PACK_LATE: these, each behind the one before. */
+struct pack_run {
+	uint32_t first, nr; /* slots */
+};
+
 /* The body of PACK_END. */
 struct pack_totals {
 	uint64_t image_bytes; /* of the description */
@@ -50,6 +60,7 @@ struct pack_totals {
 };
 
 #define PACK_PAGES_AT_ONCE 256u
+#define PACK_RUNS_AT_ONCE 65536u
 #define PACK_BODY_MAX_BYTES (PACK_PAGES_AT_ONCE * (PAGE_BYTES + sizeof(uint64_t)))
 
 /* The last bytes: for zstd a frame to be skipped. */

@@ -131,13 +131,15 @@ static int check_head(struct pack_reader *reader, const struct pack_record *reco
 /* Numbers that would lead out of the body, or of what a swap file can hold. */
 static bool makes_sense(const struct pack_record *record)
 {
-	bool has_pages = record->kind == PACK_PAGES;
-	if (record->kind < PACK_HEAD || record->kind > PACK_ROUND || record->bytes > PACK_BODY_MAX_BYTES || has_pages != (record->nr > 0))
+	bool has_pages = record->kind == PACK_PAGES, has_runs = record->kind == PACK_LATE;
+	if (record->kind < PACK_HEAD || record->kind > PACK_SWITCH || record->bytes > PACK_BODY_MAX_BYTES || (has_pages || has_runs) != (record->nr > 0))
 		return false;
 	if (record->kind == PACK_END)
 		return record->bytes == sizeof(struct pack_totals);
-	if (record->kind == PACK_ROUND)
+	if (record->kind == PACK_ROUND || record->kind == PACK_SWITCH)
 		return record->bytes == 0;
+	if (has_runs)
+		return record->nr <= PACK_RUNS_AT_ONCE && record->bytes == record->nr * sizeof(struct pack_run);
 	return !has_pages || (record->nr <= PACK_PAGES_AT_ONCE && record->bytes == record->nr * (PAGE_BYTES + sizeof(uint64_t)));
 }
 

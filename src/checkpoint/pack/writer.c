@@ -19,6 +19,7 @@ struct pack_writer {
 	int fd, error;
 	ZSTD_CCtx *zstd;
 	XXH3_state_t *digest; /* of what the descriptor has got */
+	uint32_t version;
 	uint64_t written, image_bytes;
 	size_t out_room;
 	uint8_t *out;
@@ -52,6 +53,7 @@ int pack_writer_new(int fd, const struct pack_options *options, struct pack_writ
 	if (!writer)
 		return -ENOMEM;
 	writer->fd = fd;
+	writer->version = options->may_switch ? PACK_VERSION : PACK_VERSION_WHOLE;
 	writer->out_room = ZSTD_CStreamOutSize();
 	writer->zstd = ZSTD_createCCtx();
 	writer->digest = XXH3_createState();
@@ -137,7 +139,7 @@ static int write_record(struct pack_writer *writer, enum pack_kind kind, uint32_
 
 int pack_writer_head(struct pack_writer *writer, const Image__Machine *machine, uint64_t seed, uint64_t nr_pages)
 {
-	struct pack_head head = {.version = htole32(PACK_VERSION), .seed = htole64(seed), .nr_pages = htole64(nr_pages)};
+	struct pack_head head = {.version = htole32(writer->version), .seed = htole64(seed), .nr_pages = htole64(nr_pages)};
 	size_t bytes = image__machine__get_packed_size(machine);
 	_cleanup_free_ uint8_t *message = malloc(bytes + 1);
 	if (!message)
@@ -172,6 +174,31 @@ int pack_writer_image(struct pack_writer *writer, const Image__Image *image)
 int pack_writer_round(struct pack_writer *writer)
 {
 	int r = write_record(writer, PACK_ROUND, 0, 0, (struct part[2]){{0}});
+	return r < 0 ? r : pack_writer_flush(writer);
+}
+
+int pack_writer_late(struct pack_writer *writer, const struct named_slots *slots)
+{
+	_cleanup_free_ struct pack_run *runs = malloc(PACK_RUNS_AT_ONCE * sizeof(*runs));
+	uint32_t nr, n = 0;
+	slot_t first;
+	int r = runs ? 0 : fail(writer, -ENOMEM);
+	for (slot_t at = 0; r == 0; at = first + nr) {
+		nr = named_slots_next_run(slots, at, UINT32_MAX, &first);
+		if (n && (!nr || n == PACK_RUNS_AT_ONCE)) {
+			r = write_record(writer, PACK_LATE, n, 0, (struct part[2]){{runs, n * sizeof(*runs)}});
+			n = 0;
+		}
+		if (!nr)
+			break;
+		runs[n++] = (struct pack_run){htole32(first), htole32(nr)};
+	}
+	return r < 0 ? r : pack_writer_flush(writer);
+}
+
+int pack_writer_switch(struct pack_writer *writer)
+{
+	int r = write_record(writer, PACK_SWITCH, 0, 0, (struct part[2]){{0}});
 	return r < 0 ? r : pack_writer_flush(writer);
 }
 

@@ -3,6 +3,7 @@
 
 #include "checkpoint/image.pb-c.h"
 #include "base/types.h"
+#include "checkpoint/pack/named_slots.h"
 
 struct pack_writer;
 
@@ -10,6 +11,7 @@ struct pack_options {
 	int level;             /* of zstd, 1 to 19 */
 	unsigned nr_threads;   /* that compress beside the caller; 0: none */
 	bool looks_far_back;   /* zstd's long-distance matching */
+	bool may_switch;       /* pack_writer_switch may come: an older membox cannot read it */
 };
 
 /* The descriptor stays the caller's. 0 or -errno. */
@@ -27,6 +29,12 @@ int pack_writer_image(struct pack_writer *writer, const Image__Image *image);
 
 /* What was written until now is a whole of which the other end can see whether it would take it; it can be read there at once. */
 int pack_writer_round(struct pack_writer *writer);
+
+/* The content of these slots comes behind the switch, and what came of them until now does not count. The description is not replaced any more. */
+int pack_writer_late(struct pack_writer *writer, const struct named_slots *slots);
+
+/* Nobody runs here any more, and the other end may go on, at once. */
+int pack_writer_switch(struct pack_writer *writer);
 
 /* All that was written until now can be read at the other end. */
 int pack_writer_flush(struct pack_writer *writer);
