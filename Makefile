@@ -4,7 +4,7 @@ CHECK_BUILD ?= build-check
 MESON ?= meson
 C_FILES = $(wildcard $(addsuffix /*.[ch],src/* src/*/* src/*/*/* include tests/* bench))
 
-.PHONY: all demo check install clean format bench torture fuzz faults
+.PHONY: all demo check install clean format bench torture fuzz faults analyze
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -53,6 +53,11 @@ faults:
 	@[ -e $(CHECK_BUILD)/clang/build.ninja ] || CC=clang $(MESON) setup $(CHECK_BUILD)/clang -Dfaults=true
 	@ninja -C $(CHECK_BUILD)/clang
 	@MEMBOX_FAULTS=$(CHECK_BUILD)/clang/membox tests/faults/faults.py $(FAULTS)
+
+# gcc -fanalyzer, clang-tidy and cppcheck over src/; what they find is mended, or known with its reason (tools/analyze.known).
+analyze:
+	@tools/install-deps analyze
+	@tools/analyze $(CHECK_BUILD)/analyze
 
 format:
 	clang-format -i $(C_FILES)

@@ -356,7 +356,7 @@ static int fill_run(const struct run *run, struct restored_process *first, int m
 		uint32_t nr = (uint32_t)MIN_OF((run->end - at) / PAGE_BYTES, BUFFER_PAGES);
 		uint32_t slot = (uint32_t)((at >> PAGE_SHIFT) - run->delta);
 		if ((at - run->start) / PAGE_BYTES % AHEAD_PAGES == 0)
-			image_expect_pages(image, slot, (uint32_t)MIN_OF((run->end - at) / PAGE_BYTES, 2 * AHEAD_PAGES));
+			image_expect_pages(image, slot, (uint32_t)MIN_OF((run->end - at) / PAGE_BYTES, 2ul * AHEAD_PAGES));
 		r = image_read_pages(image, slot, nr, buffer);
 		if (r == 0 && pwrite(memory, buffer, nr * PAGE_BYTES, (off_t)at) != (ssize_t)(nr * PAGE_BYTES))
 			r = -EIO;

@@ -397,7 +397,7 @@ static int open_for_client(const char *name, struct runtime_error *error)
 
 static int connect_within(int fd, const struct sockaddr_un *address, int timeout_ms)
 {
-	struct timeval patience = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
+	struct timeval patience = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000L};
 
 	/* A local socket connects at once, or waits for room in the backlog as long as it may send (0 would mean: without end). */
 	if (timeout_ms == 0)

@@ -357,7 +357,7 @@ static uint64_t serve(struct container_service *service, struct container *c)
 
 static void say_last_words(struct client *client, struct container *c)
 {
-	struct timeval patience = {.tv_usec = LAST_WORDS_MS * 1000};
+	struct timeval patience = {.tv_usec = LAST_WORDS_MS * 1000L};
 	bool is_answered = client->request.verb && control_answer_at_end(&client->request, c);
 	if (client->request.verb && !is_answered)
 		client->request.error = "the container has ended meanwhile";

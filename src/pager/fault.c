@@ -35,7 +35,7 @@ int fault_context_init(struct fault_context *context, struct pager *pager)
 {
 	*context = (struct fault_context){.pager = pager};
 	context->zeros = map_pages(LOAD_MAX_PAGES);
-	context->buffers = map_pages(NR_LOADS * LOAD_MAX_PAGES);
+	context->buffers = map_pages((uint64_t)NR_LOADS * LOAD_MAX_PAGES);
 	context->chunk = map_pages(POOL_CHUNK_PAGES);
 	int r = context->zeros && context->buffers && context->chunk ? 0 : -ENOMEM;
 	for (uint32_t i = 0; r == 0 && i < NR_LOADS; i++)

@@ -195,7 +195,7 @@ static bool is_dense(struct writeback *wb, const struct batch *batch)
 		looked_at++;
 		i += batch->nr_pages / DENSITY_SAMPLES;
 	}
-	return bytes * DENSE <= looked_at * PAGE_BYTES;
+	return (uint64_t)bytes * DENSE <= (uint64_t)looked_at * PAGE_BYTES;
 }
 
 static bool hurries(struct writeback *wb, const struct batch *batch)

@@ -304,7 +304,7 @@ static bool cursor_is_free(const struct slot_map *map)
 static bool worth_growing(const struct slot_map *map)
 {
 	return map->nr_reserved < map->nr_clusters &&
-	       (uint64_t)map->nr_reserved * CLUSTER_SLOTS <= 2 * map->nr_used + SPARSE_CLUSTERS * CLUSTER_SLOTS;
+	       (uint64_t)map->nr_reserved * CLUSTER_SLOTS <= 2 * map->nr_used + (uint64_t)SPARSE_CLUSTERS * CLUSTER_SLOTS;
 }
 
 /* The best start of a run in the partly free clusters, or NO_SLOT. */

@@ -28,7 +28,7 @@ static int save_descriptor(struct saved_process *p, int fd)
 	image__descriptor__init(d);
 	d->number = (uint32_t)fd;
 	d->file = (uint32_t)file;
-	d->close_on_exec = strtoul(flags, NULL, 8) & O_CLOEXEC;
+	d->close_on_exec = (strtoul(flags, NULL, 8) & O_CLOEXEC) != 0;
 	*slot = d;
 	p->message->n_descriptors++;
 	return 0;

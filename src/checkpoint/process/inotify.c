@@ -38,7 +38,7 @@ static bool parse(const char *line, struct watched *ret)
 	if (sscanf(line, "inotify wd:%x ino:%lx sdev:%x mask:%x ignored_mask:%*x fhandle-bytes:%x fhandle-type:%x f_handle:%n", &ret->number, &ret->inode, &ret->dev, &ret->mask,
 		   &ret->handle.head.handle_bytes, (unsigned int *)&ret->handle.head.handle_type, &at) != 6 || !at || ret->handle.head.handle_bytes > MAX_HANDLE_SZ)
 		return false;
-	for (unsigned int i = 0; i < ret->handle.head.handle_bytes; i++)
+	for (size_t i = 0; i < ret->handle.head.handle_bytes; i++)
 		if (sscanf(line + at + i * 2, "%2hhx", &ret->handle.bytes[i]) != 1)
 			return false;
 	return true;
