@@ -5,7 +5,7 @@
 #include "migrate/passes.h"
 #include "unit.h"
 
-#define PAGES 2048
+#define PAGES 10240
 #define NODES 3
 #define HUGE (HUGE_PAGE_BYTES / PAGE_BYTES)
 #define FOREVER 1000
@@ -16,8 +16,12 @@ struct page {
 	int refuses;          /* so many moves it is busy for */
 	int status;           /* of a refused move */
 	bool vanishes;        /* when it is to be moved */
+	bool moves_unsaid;    /* when it is refused it has moved all the same */
 	bool can_leave;       /* by eviction */
+	int left_as;          /* then its status, if not -ENOENT */
+	uint32_t twin;        /* index of the same page in another process, which leaves with it; 0: none */
 	bool is_large, splits; /* splits: when it is to be moved, after its first part has moved */
+	bool splits_at_once;  /* when it has been found */
 };
 
 static struct script {
@@ -25,6 +29,8 @@ static struct script {
 	uint32_t nr, found;
 	uint32_t room[NODES]; /* pages */
 	int ask_fails, move_fails; /* -errno for all of a process */
+	uint32_t moved_before_failure; /* of the pages of a call that fails */
+	uint32_t per_process;
 	uint32_t moves, waits, asked_to_evict;
 	unsigned moves_before_wait, waited_before[PASSES_MAX + 1], nr_waited;
 	uint32_t per_batch;
@@ -42,11 +48,12 @@ static uint32_t find(void *context, struct place *ret)
 {
 	uint32_t n = 0;
 	while (n < script.per_batch && script.found < script.nr) {
-		struct place place = {.addr = (script.found + 1) * PAGE_BYTES, .process = script.found / 1024, .nr_pages = 1};
+		struct place place = {.addr = (script.found + 1) * PAGE_BYTES, .process = script.found / script.per_process, .nr_pages = 1};
 		if (n && place.process != ret[0].process)
 			break;
 		if (script.pages[script.found].is_large)
 			place.nr_pages = HUGE;
+		script.pages[script.found].is_large &= !script.pages[script.found].splits_at_once;
 		script.found += place.nr_pages;
 		ret[n++] = place;
 	}
@@ -57,20 +64,25 @@ static int ask(void *context, const struct place *places, uint32_t nr, int *ret_
 {
 	if (script.ask_fails)
 		return script.ask_fails;
+	uint32_t nr_pages = 0;
 	for (uint32_t i = 0; i < nr; i++) {
+		nr_pages += places[i].nr_pages;
 		assert_int_equal(places[i].process, places[0].process);
 		ret_status[i] = places[i].nr_pages > 1 && !page_at(places[i].addr)->is_large ? PLACE_SPLIT : page_at(places[i].addr)->node;
 	}
+	assert_true(nr_pages <= PASSES_BATCH);
 	return 0;
 }
 
-static int move_one(const struct place *place, int node)
+/* *ret_full: the node has no room for it. */
+static int move_one(const struct place *place, int node, bool *ret_full)
 {
 	struct page *page = page_at(place->addr);
 	if (page->vanishes)
 		return page->node = -ENOENT;
 	if (page->refuses) {
 		page->refuses--;
+		page->node = page->moves_unsaid ? node : page->node;
 		return page->status;
 	}
 	if (page->splits) {
@@ -78,7 +90,8 @@ static int move_one(const struct place *place, int node)
 		page->node = node;
 		return PLACE_SPLIT;
 	}
-	if (script.room[node] < place->nr_pages)
+	*ret_full = script.room[node] < place->nr_pages;
+	if (*ret_full)
 		return -ENOMEM;
 	script.room[node] -= place->nr_pages;
 	script.moved_to[node] += place->nr_pages;
@@ -91,15 +104,16 @@ static int move(void *context, const struct place *places, uint32_t nr, int node
 	script.moves++;
 	if (script.nr_at_once < 64)
 		script.at_once[script.nr_at_once++] = at_once;
-	if (script.move_fails)
-		return script.move_fails;
+	bool is_full = false;
 	for (uint32_t i = 0; i < nr; i++) {
+		if (script.move_fails && i == script.moved_before_failure)
+			return script.move_fails;
 		script.now_ns += script.ns_per_page * places[i].nr_pages;
-		ret_status[i] = move_one(&places[i], node);
-		if (ret_status[i] == -ENOMEM)
+		ret_status[i] = move_one(&places[i], node, &is_full);
+		if (is_full)
 			return -ENOMEM;
 	}
-	return 0;
+	return script.moved_before_failure == nr ? script.move_fails : 0;
 }
 
 static void evict(void *context, const struct place *places, uint32_t nr)
@@ -107,8 +121,11 @@ static void evict(void *context, const struct place *places, uint32_t nr)
 	for (uint32_t i = 0; i < nr; i++) {
 		assert_int_equal(places[i].nr_pages, 1);
 		script.asked_to_evict++;
-		if (page_at(places[i].addr)->can_leave)
-			page_at(places[i].addr)->node = -ENOENT;
+		struct page *page = page_at(places[i].addr);
+		if (page->can_leave)
+			page->node = page->left_as ? page->left_as : -ENOENT;
+		if (page->can_leave && page->twin)
+			script.pages[page->twin].node = -ENOENT;
 	}
 }
 
@@ -128,7 +145,7 @@ static struct migrate_kernel kernel = {.find = find, .ask = ask, .move = move, .
 
 static int begin(void **state)
 {
-	script = (struct script){.room = {PAGES, PAGES, PAGES}, .per_batch = 64, .ns_per_page = 1000};
+	script = (struct script){.room = {PAGES, PAGES, PAGES}, .per_batch = 64, .per_process = 1024, .ns_per_page = 1000};
 	kernel.evict = evict;
 	return 0;
 }
@@ -144,6 +161,52 @@ static struct node_set nodes(const char *list)
 	struct node_set set;
 	assert_int_equal(node_set_parse(list, &set), 0);
 	return set;
+}
+
+static void step_all(struct passes *passes, int (*step)(struct passes *))
+{
+	while (step(passes) == -EINPROGRESS)
+		;
+}
+
+/* The passes are done, what could not be moved is still to be dealt with. */
+static struct passes *run_passes(const char *to)
+{
+	struct node_set to_set = nodes(to);
+	struct passes *passes = passes_new(&kernel, &to_set, NULL);
+	assert_non_null(passes);
+	step_all(passes, passes_step);
+	return passes;
+}
+
+/* The same after the first pass. */
+static struct passes *run_one_step(const char *to)
+{
+	struct node_set to_set = nodes(to);
+	struct passes *passes = passes_new(&kernel, &to_set, NULL);
+	assert_non_null(passes);
+	assert_int_equal(passes_step(passes), -EINPROGRESS);
+	return passes;
+}
+
+static struct migrate_figures finish(struct passes *passes)
+{
+	step_all(passes, passes_step);
+	step_all(passes, passes_swap_step);
+	struct migrate_figures f = *passes_figures(passes);
+	passes_free(passes);
+	assert_int_equal(f.found, f.moved + f.swapped + f.freed + migrate_figures_failed(&f) + f.left);
+	return f;
+}
+
+/* Page 511, so that a large one of the given kind begins where it has to. */
+static void add_large(struct page like)
+{
+	like.is_large = true;
+	script.per_batch = 1024; /* it is found with what lies before it */
+	add(511, (struct page){.node = 1});
+	add(HUGE, (struct page){.node = like.node});
+	script.pages[511] = like;
 }
 
 static struct migrate_figures run(const char *to, const char *from)
@@ -490,6 +553,270 @@ static void test_begin_again(void **state)
 	passes_free(passes);
 }
 
+/* ---- large pages: whatever becomes of one, it counts by its size ---- */
+
+static void test_a_large_page_that_has_split_when_it_is_asked_for(void **state)
+{
+	add_large((struct page){.node = 0, .splits_at_once = true});
+	struct migrate_figures f = run("1", NULL);
+	assert_int_equal(f.found, HUGE);
+	assert_int_equal(f.moved, HUGE);
+	assert_int_equal(nr_on(1), 511 + HUGE);
+}
+
+static void test_a_large_page_that_splits_while_it_is_busy(void **state)
+{
+	add_large((struct page){.node = 0, .refuses = 1, .status = -EBUSY});
+	struct passes *passes = run_one_step("1");
+	script.pages[511].is_large = false;
+	assert_int_equal(finish(passes).moved, HUGE);
+	assert_int_equal(nr_on(1), 511 + HUGE);
+}
+
+static void test_a_large_page_that_moves_unsaid(void **state)
+{
+	add_large((struct page){.node = 0, .refuses = 1, .status = NUMA_NOT_SAID, .moves_unsaid = true});
+	assert_int_equal(run("1", NULL).moved, HUGE);
+	assert_int_equal(script.moves, 1);
+}
+
+static void test_a_large_page_that_is_freed(void **state)
+{
+	add_large((struct page){.node = 0, .vanishes = true});
+	assert_int_equal(run("1", NULL).freed, HUGE);
+	begin(NULL);
+	add_large((struct page){.node = 0, .refuses = FOREVER, .status = -EBUSY});
+	struct passes *passes = run_one_step("1");
+	script.pages[511].node = -ENOENT;
+	assert_int_equal(finish(passes).freed, HUGE);
+	begin(NULL);
+	add_large((struct page){.node = 0});
+	script.move_fails = -ESRCH;
+	assert_int_equal(run("1", NULL).freed, HUGE);
+}
+
+static void test_a_large_page_without_room(void **state)
+{
+	add_large((struct page){.node = 0});
+	script.room[1] = 100;
+	assert_int_equal(run("1", NULL).left, HUGE);
+}
+
+/* ---- D2 again ---- */
+
+/* It was moved by somebody else meanwhile, or the kernel moved it elsewhere. */
+static void test_on_another_node_is_not_moved(void **state)
+{
+	add(1, (struct page){.node = 0, .refuses = 1, .status = 2});
+	assert_int_equal(run("1", NULL).moved, 1);
+	assert_int_equal(script.moves, 2);
+	assert_int_equal(nr_on(1), 1);
+}
+
+static void test_no_memory_for_one_page_is_busy(void **state)
+{
+	add(2, (struct page){.node = 0});
+	script.pages[0].refuses = 1;
+	script.pages[0].status = -ENOMEM;
+	struct migrate_figures f = run("1", NULL);
+	assert_int_equal(f.moved, 2);
+	assert_int_equal(f.left, 0);
+}
+
+static void test_busy_pages_of_several_processes(void **state)
+{
+	add(1100, (struct page){.node = 0, .refuses = 1, .status = -EBUSY});
+	assert_int_equal(run("1", NULL).moved, 1100);
+}
+
+static void test_more_busy_pages_than_a_batch(void **state)
+{
+	script.per_process = PAGES;
+	add(PASSES_BATCH + 1000, (struct page){.node = 0, .refuses = 1, .status = -EBUSY});
+	script.room[1] = PAGES;
+	assert_int_equal(run("1", NULL).moved, PASSES_BATCH + 1000);
+}
+
+static void test_asking_fails_later(void **state)
+{
+	static const struct {
+		int error;
+		uint32_t freed, refused;
+	} cases[] = {{-ESRCH, 3, 0}, {-EPERM, 0, 3}};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		begin(NULL);
+		add(3, (struct page){.node = 0, .refuses = 1, .status = -EBUSY});
+		struct passes *passes = run_one_step("1");
+		script.ask_fails = cases[i].error;
+		struct migrate_figures f = finish(passes);
+		assert_int_equal(f.freed, cases[i].freed);
+		assert_int_equal(f.failed[FAILURE_REFUSED], cases[i].refused);
+		assert_int_equal(f.moved, 0);
+	}
+}
+
+/* The room goes in pass 3 while another page is busy: nobody waits for it. */
+static void test_without_room_no_pass_waits(void **state)
+{
+	add(1024, (struct page){.node = 1});
+	script.pages[0] = (struct page){.node = 0, .refuses = FOREVER, .status = -EBUSY};
+	add(1, (struct page){.node = 0, .refuses = 2, .status = -EBUSY});
+	script.room[1] = 0;
+	assert_int_equal(run("1", NULL).left, 2);
+	assert_int_equal(script.waits, 0);
+}
+
+static void test_the_pace_is_that_of_the_first_pass(void **state)
+{
+	add(1, (struct page){.node = 0, .refuses = 2, .status = -EBUSY});
+	struct passes *passes = run_one_step("1");
+	script.ns_per_page = 1000000;
+	finish(passes);
+	assert_int_equal(script.at_once[2], PASSES_AT_ONCE);
+}
+
+static void test_the_pace_counts_small_pages(void **state)
+{
+	script.ns_per_page = 10000;
+	add_large((struct page){.node = 0});
+	add(1, (struct page){.node = 1});
+	add(1, (struct page){.node = 0}); /* of the next process */
+	run("1", NULL);
+	assert_int_equal(script.at_once[1], 200);
+}
+
+/* ---- D3 again ---- */
+
+/* Two processes have the same page: it is out for both when one has evicted it. */
+static void test_what_leaves_with_its_twin_went_through_swap(void **state)
+{
+	add(1025, (struct page){.node = 1});
+	script.pages[0] = (struct page){.node = 0, .refuses = FOREVER, .status = -EACCES, .can_leave = true, .twin = 1024};
+	script.pages[1024] = (struct page){.node = 0, .refuses = FOREVER, .status = -EACCES, .can_leave = true};
+	struct migrate_figures f = run("1", NULL);
+	assert_int_equal(f.swapped, 2);
+	assert_int_equal(f.freed, 0);
+}
+
+static void test_unmapped_at_the_eviction_is_freed(void **state)
+{
+	add(1, (struct page){.node = 0, .refuses = FOREVER, .status = -EBUSY, .can_leave = true, .left_as = -EFAULT});
+	struct migrate_figures f = run("1", NULL);
+	assert_int_equal(f.freed, 1);
+	assert_int_equal(f.swapped, 0);
+}
+
+static void test_the_process_ends_before_the_eviction(void **state)
+{
+	add(3, (struct page){.node = 0, .refuses = FOREVER, .status = -EBUSY, .can_leave = true});
+	struct passes *passes = run_passes("1");
+	script.ask_fails = -ESRCH;
+	assert_int_equal(finish(passes).freed, 3);
+	assert_int_equal(script.asked_to_evict, 0);
+	begin(NULL);
+	add(3, (struct page){.node = 0, .refuses = FOREVER, .status = -EBUSY});
+	passes = run_passes("1");
+	script.ask_fails = -EIO;
+	assert_int_equal(finish(passes).failed[FAILURE_BUSY], 3);
+}
+
+/* It would come back to where it was. */
+static void test_when_the_target_is_full_nothing_is_evicted(void **state)
+{
+	uint32_t seen = 0;
+	add(64, (struct page){.node = 0, .refuses = FOREVER, .status = -EACCES, .can_leave = true});
+	add(10, (struct page){.node = 0});
+	script.room[1] = 0;
+	struct passes *passes = run_passes("1");
+	passes_visit_stuck(passes, note_process, &seen);
+	assert_int_equal(seen, 0);
+	struct migrate_figures f = finish(passes);
+	assert_int_equal(f.failed[FAILURE_SHARED], 64);
+	assert_int_equal(f.left, 10);
+	assert_int_equal(script.asked_to_evict, 0);
+}
+
+static void count_visit(uint32_t process, void *context)
+{
+	(*(uint32_t *)context)++;
+}
+
+static void test_each_process_with_stuck_pages_is_visited_once(void **state)
+{
+	uint32_t seen = 0, visits = 0;
+	add(1034, (struct page){.node = 0, .refuses = FOREVER, .status = -EACCES});
+	struct passes *passes = run_passes("1");
+	passes_visit_stuck(passes, note_process, &seen);
+	passes_visit_stuck(passes, count_visit, &visits);
+	assert_int_equal(seen, 3);
+	assert_int_equal(visits, 2);
+	finish(passes);
+}
+
+/* ---- D4 again ---- */
+
+static void test_gone_in_each_way_is_no_failure(void **state)
+{
+	static const int ways[] = {-ENOENT, -EFAULT, -ESRCH};
+	uint32_t visits = 0;
+	for (size_t i = 0; i < ARRAY_LEN(ways); i++)
+		add(1, (struct page){.node = 0, .refuses = FOREVER, .status = ways[i]});
+	struct passes *passes = run_passes("1");
+	passes_visit_stuck(passes, count_visit, &visits);
+	assert_int_equal(visits, 0);
+	assert_int_equal(finish(passes).freed, ARRAY_LEN(ways));
+}
+
+static void test_reasons_of_a_call_that_fails(void **state)
+{
+	static const struct {
+		int error;
+		enum migrate_failure why;
+	} cases[] = {{-EPERM, FAILURE_REFUSED}, {-EACCES, FAILURE_REFUSED}, {-ENODEV, FAILURE_REFUSED}, {-EIO, FAILURE_OTHER}};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		begin(NULL);
+		add(3, (struct page){.node = 0});
+		script.move_fails = cases[i].error;
+		script.moved_before_failure = 1;
+		struct migrate_figures f = run("1", NULL);
+		assert_int_equal(f.failed[cases[i].why], 2);
+		assert_int_equal(f.moved, 1);
+	}
+}
+
+static void test_a_call_that_fails_when_all_have_moved(void **state)
+{
+	uint32_t visits = 0;
+	add(3, (struct page){.node = 0});
+	script.move_fails = -EIO;
+	script.moved_before_failure = 3;
+	struct passes *passes = run_passes("1");
+	passes_visit_stuck(passes, count_visit, &visits);
+	assert_int_equal(visits, 0);
+	assert_int_equal(finish(passes).moved, 3);
+}
+
+/* Of a process that has ended nothing is anywhere, whatever had moved before. */
+static void test_a_process_that_ends_while_it_is_moved(void **state)
+{
+	add(3, (struct page){.node = 0});
+	script.move_fails = -ESRCH;
+	script.moved_before_failure = 1;
+	assert_int_equal(run("1", NULL).freed, 3);
+}
+
+/* What was stuck before counts once, and the passes begin with the first. */
+static void test_begin_again_after_ten_passes(void **state)
+{
+	add(1, (struct page){.node = 0, .refuses = FOREVER, .status = -EBUSY});
+	struct passes *passes = run_passes("1");
+	add(10, (struct page){.node = 0, .refuses = 9, .status = -EBUSY});
+	passes_begin_again(passes);
+	struct migrate_figures f = finish(passes);
+	assert_int_equal(f.moved, 10);
+	assert_int_equal(f.failed[FAILURE_BUSY], 1);
+}
+
 /* ---- lists of nodes ---- */
 
 static void test_node_lists(void **state)
@@ -555,6 +882,29 @@ int main(void)
 		TEST(when_one_is_full_the_other_takes_the_rest),
 		TEST(a_full_target_leaves_busy_pages_too),
 		TEST(begin_again),
+		TEST(a_large_page_that_has_split_when_it_is_asked_for),
+		TEST(a_large_page_that_splits_while_it_is_busy),
+		TEST(a_large_page_that_moves_unsaid),
+		TEST(a_large_page_that_is_freed),
+		TEST(a_large_page_without_room),
+		TEST(on_another_node_is_not_moved),
+		TEST(no_memory_for_one_page_is_busy),
+		TEST(busy_pages_of_several_processes),
+		TEST(more_busy_pages_than_a_batch),
+		TEST(asking_fails_later),
+		TEST(without_room_no_pass_waits),
+		TEST(the_pace_is_that_of_the_first_pass),
+		TEST(the_pace_counts_small_pages),
+		TEST(what_leaves_with_its_twin_went_through_swap),
+		TEST(unmapped_at_the_eviction_is_freed),
+		TEST(the_process_ends_before_the_eviction),
+		TEST(when_the_target_is_full_nothing_is_evicted),
+		TEST(each_process_with_stuck_pages_is_visited_once),
+		TEST(gone_in_each_way_is_no_failure),
+		TEST(reasons_of_a_call_that_fails),
+		TEST(a_call_that_fails_when_all_have_moved),
+		TEST(a_process_that_ends_while_it_is_moved),
+		TEST(begin_again_after_ten_passes),
 		TEST(node_lists),
 		TEST(policy),
 	};
