@@ -64,6 +64,16 @@ static void add_usage(json_object *reply, const struct container *c)
 	add_number(reply, "rss_limit", stat_get(&c->stats, rss_limit));
 }
 
+/* As whoever asks has to give it, from any folder. */
+static void add_path(json_object *object, const char *name, const char *path)
+{
+	char folder[PATH_MAX];
+	_cleanup_free_ char *whole = NULL;
+	if (path && path[0] != '/' && getcwd(folder, sizeof(folder)) && asprintf(&whole, "%s/%s", folder, path) < 0)
+		whole = NULL;
+	add_text(object, name, whole ? whole : path);
+}
+
 static int begin_describe(struct request *request, struct container *c)
 {
 	json_object *reply = request->reply;
@@ -77,7 +87,7 @@ static int begin_describe(struct request *request, struct container *c)
 	json_object_object_add(reply, "command", command_of(c));
 	add_number(reply, "started", (uint64_t)now.tv_sec - stat_get(&c->stats, wall_us) / 1000000);
 	add_usage(reply, c);
-	add_text(reply, "swap_file", c->swap ? swap_path(c->swap) : NULL);
+	add_path(reply, "swap_file", c->swap ? swap_path(c->swap) : NULL);
 	json_object_object_add(reply, "swap_encrypted", json_object_new_boolean(c->swap && swap_is_encrypted(c->swap)));
 	add_number(reply, "swap_used", stat_get(&c->stats, swap_used));
 	add_number(reply, "swap_total", stat_get(&c->stats, swap_total));

@@ -145,6 +145,19 @@ def test_detached_and_back(sent):
     one.finish(receiver)
 
 
+def test_a_swap_file_of_a_relative_path(sent):
+    """Its checkpoint is beside it, from wherever it is sent."""
+    one = sent()
+    name = f"{one.name}-relative"
+    _, process = one.start_command([MEMBOX, "run", "--limit", 64 * MIB, "--name", name, "--swap", "relative", "--", "sleep", 1000], cwd=one.folder)
+    assert wait_until(lambda: membox("stat", name, check=False).returncode == 0, 20)
+    assert json.loads(membox("stat", name, "--json").stdout)["swap_file"] == str(one.folder / "relative")
+    done = subprocess.run([MEMBOX, "send", name], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd="/", timeout=60)
+    assert done.returncode == 0 and (one.folder / "relative.sent").exists(), done.stderr
+    assert process.wait(20) == 137
+    one.finish(one.process)
+
+
 def cut_after(one, total, withhold):
     """A pipe that breaks after so many bytes, or, with withhold, loses the last ones."""
     sender = one.send(stdout=subprocess.PIPE)
