@@ -321,7 +321,7 @@ static int save_resident(struct job *job, bool is_watched)
 {
 	struct pagemap_query query = {.start = job->mapping->start,
 				      .end = job->mapping->end,
-				      .forbid = PAGE_FILE | PAGE_ZERO,
+				      .forbid = is_anonymous(job) ? PAGE_ZERO : PAGE_FILE | PAGE_ZERO, /* what is a file's is seen in the page itself, which takes long */
 				      .any = PAGE_PRESENT | PAGE_SWAPPED,
 				      .report = PAGE_PRESENT | PAGE_SWAPPED | (is_watched ? PAGE_WRITTEN : 0)};
 	struct page_run runs[RUNS_AT_ONCE];
