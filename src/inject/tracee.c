@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "inject/interrupted.h"
 #include "inject/report.h"
 #include "platform/process.h"
 #include "platform/scheduling.h"
@@ -20,8 +21,6 @@
 #define WARD_OPTIONS                                                                                                  \
 	(PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | \
 	 PTRACE_O_TRACEEXEC)
-
-enum { ERESTART_RESTARTBLOCK = 516 }; /* include/linux/errno.h of the kernel; user space never sees it */
 
 #define SIGNALS_MAX 64
 #define YIELD_ROUNDS 300
@@ -200,6 +199,7 @@ static void undo_interruption(const struct tracee *tracee)
 
 	if (regs_read(tracee->tid, &regs) < 0)
 		return;
+	interrupted_note(tracee->tid, &regs);
 	if (undo_in_regs(&regs))
 		regs_write(tracee->tid, &regs);
 }
@@ -373,6 +373,16 @@ static void settle(struct tracee *tracee)
 	tracee->state = TRACEE_STOPPED;
 }
 
+/* How far it had come only this task knows, and another one is to go on. */
+static void begin_again(pid_t tid, struct thread_regs *regs)
+{
+	long number = regs_in_syscall(regs) == SYS_restart_syscall ? interrupted_call(tid, regs) : -1;
+
+	if (number >= 0)
+		regs_set_in_syscall(regs, number);
+	regs_request_restart(regs);
+}
+
 int tracee_read(struct tracee *tracee, struct thread_regs *ret_regs, uint64_t *ret_mask)
 {
 	if (tracee->state != TRACEE_STOPPED && tracee->state != TRACEE_BORROWED)
@@ -388,8 +398,8 @@ int tracee_read(struct tracee *tracee, struct thread_regs *ret_regs, uint64_t *r
 	*ret_regs = tracee->saved_regs;
 	*ret_mask = tracee->saved_mask;
 	undo_in_regs(ret_regs);
-	if (regs_in_syscall(ret_regs) >= 0 && regs_result(ret_regs) == -ERESTART_RESTARTBLOCK)
-		regs_request_restart(ret_regs); /* how far it had come only this task knows, and another one is to go on */
+	if (regs_wants_rest(ret_regs))
+		begin_again(tracee->tid, ret_regs);
 	return 0;
 }
 

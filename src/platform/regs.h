@@ -3,8 +3,9 @@
  * functions:
  *
  *   regs_read, regs_write      whole set, 0 or -errno (-ENOTSUP: a 32-bit program)
- *   regs_pc                    program counter
+ *   regs_pc, regs_sp           program counter, stack pointer
  *   regs_in_syscall            the number of the interrupted system call, or -1 when the thread was in user code
+ *   regs_set_in_syscall        makes it another one
  *   regs_result                what that call is about to return
  *   regs_set_pc                continues at another address
  *   regs_set_syscall           makes the thread execute one call at a given syscall instruction; no restart logic runs
@@ -27,3 +28,11 @@
 #else
 #error "membox knows x86_64 and aarch64"
 #endif
+
+/* True when the interrupted call is to go on with what is left of its time, by restart_syscall(2). */
+static inline bool regs_wants_rest(const struct thread_regs *regs)
+{
+	enum { ERESTART_RESTARTBLOCK = 516 }; /* include/linux/errno.h of the kernel; user space never sees it */
+
+	return regs_in_syscall(regs) >= 0 && regs_result(regs) == -ERESTART_RESTARTBLOCK;
+}

@@ -50,9 +50,20 @@ static inline void regs_set_pc(struct thread_regs *regs, uint64_t pc)
 	regs->user.pc = pc;
 }
 
+static inline uint64_t regs_sp(const struct thread_regs *regs)
+{
+	return regs->user.sp;
+}
+
 static inline long regs_in_syscall(const struct thread_regs *regs)
 {
 	return regs->syscall_number;
+}
+
+static inline void regs_set_in_syscall(struct thread_regs *regs, long number)
+{
+	regs->syscall_number = (int)number;
+	regs->user.regs[8] = (uint64_t)number;
 }
 
 static inline long regs_result(const struct thread_regs *regs)

@@ -42,9 +42,19 @@ static inline void regs_set_pc(struct thread_regs *regs, uint64_t pc)
 	regs->user.rip = pc;
 }
 
+static inline uint64_t regs_sp(const struct thread_regs *regs)
+{
+	return regs->user.rsp;
+}
+
 static inline long regs_in_syscall(const struct thread_regs *regs)
 {
 	return (long)regs->user.orig_rax;
+}
+
+static inline void regs_set_in_syscall(struct thread_regs *regs, long number)
+{
+	regs->user.orig_rax = (uint64_t)number;
 }
 
 static inline long regs_result(const struct thread_regs *regs)
