@@ -18,6 +18,7 @@
 #include "checkpoint/machine.h"
 #include "checkpoint/objects.h"
 #include "checkpoint/pages.h"
+#include "checkpoint/process/terminals.h"
 #include "container/container.h"
 #include "container/isolate.h"
 #include "container/prefetch.h"
@@ -144,7 +145,7 @@ static int make_process(struct restore *r, struct container *c, const Image__Pro
 	FAULT_POINT("restore.cleared");
 	if (result == 0 && message->session == message->pid) {
 		long session = REMOTE_CALL(&p->remote, SYS_setsid, 0, 0, 0, 0, 0, 0);
-		result = session < 0 ? fail(r, p->pid, "session", session) : 0;
+		result = session < 0 ? fail(r, p->pid, "session", session) : terminal_control(p);
 	}
 	return result;
 }
@@ -237,6 +238,8 @@ static int make_all(struct restore *r, struct container *c)
 	int lowest = r->restoring.first_file = lowest_free(image);
 	int result = objects_restore(&r->restoring, lowest);
 	if (result == 0)
+		result = terminals_restore(&r->restoring, lowest);
+	if (result == 0)
 		result = files_restore(&r->restoring, lowest);
 	FAULT_POINT("restore.opened");
 	r->restoring.family = family_new(image, r->arrivals ? r->restoring.image->base.checksums : NULL, room_for_family(c));
@@ -250,9 +253,13 @@ static int make_all(struct restore *r, struct container *c)
 		for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
 			result = restore_group(r, &r->processes[i], leaders);
 	for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
+		if (!r->processes[i].message->is_zombie && r->processes[i].message->session == r->processes[i].message->pid)
+			result = terminal_set_foreground(&r->processes[i]);
+	for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
 		result = restore_state(&r->processes[i]);
 	FAULT_POINT("restore.filled");
 	files_close(&r->restoring);
+	terminals_close(&r->restoring);
 	objects_close(&r->restoring);
 	return result;
 }

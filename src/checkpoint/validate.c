@@ -1,5 +1,9 @@
 #include "checkpoint/validate.h"
 
+#include <asm/termbits.h>
+#include <linux/tty.h>
+#include <sys/ioctl.h>
+
 #include "base/types.h"
 #include "checkpoint/process/inotify.h"
 #include "swap/cipher.h"
@@ -59,7 +63,20 @@ static const char *look_at_file(const Image__Image *image, const Image__File *f)
 	for (size_t i = 0; i < f->n_marks; i++)
 		if (f->marks[i]->number > INOTIFY_NUMBER_MAX || (i && f->marks[i]->number <= f->marks[i - 1]->number))
 			return "what is watched is not in order";
+	bool has_terminal = f->kind != IMAGE__FILE__KIND__TERMINAL && f->kind != IMAGE__FILE__KIND__TERMINAL_MAKER;
+	for (size_t i = 0; i < image->n_terminals; i++)
+		has_terminal |= image->terminals[i]->number == f->terminal;
+	if (!has_terminal)
+		return "a terminal is made by nobody";
 	return has_target ? NULL : "a pidfd is of no process";
+}
+
+static const char *look_at_terminals(const Image__Image *image)
+{
+	for (size_t i = 0; i < image->n_terminals; i++)
+		if (image->terminals[i]->settings.len != sizeof(struct termios2) || image->terminals[i]->size.len != sizeof(struct winsize))
+			return "a terminal has no settings";
+	return NULL;
 }
 
 const char *image_find_nonsense(const Image__Image *image)
@@ -75,6 +92,8 @@ const char *image_find_nonsense(const Image__Image *image)
 		wrong = look_at_process(image, image->processes[i]);
 	for (size_t i = 0; !wrong && i < image->n_files; i++)
 		wrong = image->files[i]->id != i ? "an open file is not where it should be" : look_at_file(image, image->files[i]);
+	if (!wrong)
+		wrong = look_at_terminals(image);
 	for (size_t i = 0; !wrong && i < image->n_objects; i++)
 		if (!extents_make_sense(image->objects[i]->extents, image->objects[i]->n_extents, 0, page_ceil(image->objects[i]->bytes), image->pages->nr_slots))
 			wrong = "shared memory lies outside its bounds, or in no slot";

@@ -332,6 +332,186 @@ def test_a_huge_page_does_not_cover_what_is_to_come(saved, shared_folder):
     assert one.output.read_bytes().endswith(b"right\n")
 
 
+TERMINALS = """
+import fcntl, os, pty, select, signal, struct, sys, termios, time
+def settings(fd): return termios.tcgetattr(fd)
+def set_flags(fd, lines=True, echo=False):
+    new = settings(fd)
+    new[3] = (new[3] | termios.ICANON if lines else new[3] & ~termios.ICANON) & ~termios.ECHO if not echo else new[3]
+    termios.tcsetattr(fd, termios.TCSANOW, new)
+def read_all(fd):
+    data = []
+    while True:
+        try: data.append(os.read(fd, 1000))
+        except BlockingIOError: return data
+        except OSError as error: return data + [error.errno]
+def size(fd): return struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8)))
+def hung_up(fd):
+    poll = select.poll(); poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0)) and bool(poll.poll(0)[0][1] & select.POLLHUP)
+lines, lines_end = pty.openpty(); set_flags(lines_end)
+fcntl.ioctl(lines, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 5, 6))
+os.write(lines, b"first\\nsecond\\n\\x04pushed\\x04\\xff\\x00half")
+os.write(lines_end, b"out 1\\nout\\x03 2")
+plain, plain_end = pty.openpty(); set_flags(plain_end, lines=False)
+os.write(plain, bytes(range(1, 3)) + b"raw\\nchars\\x04")
+gone, gone_end = pty.openpty(); os.write(gone_end, b"last words"); os.close(gone_end)
+never = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
+for fd in (lines, lines_end, plain, plain_end, gone, never): os.set_blocking(fd, False)
+idle, idle_end = pty.openpty()
+full, full_end = pty.openpty()
+os.set_blocking(full, False); os.set_blocking(full_end, False)
+filled = 0
+for _ in range(100):
+    try:
+        while True: filled += os.write(full_end, b"%07d" % (filled // 7 % 10**7))
+    except BlockingIOError: time.sleep(0.01)
+names, before = [os.ttyname(fd) for fd in (lines_end, plain_end, idle_end)], [settings(fd) for fd in (lines_end, plain_end, idle_end)]
+shell, terminal = pty.fork()
+if shell == 0:
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    job = os.fork()
+    if job == 0:
+        os.setpgid(0, 0)
+        count = [0]
+        signal.signal(signal.SIGINT, lambda *a: os.write(2, b"interrupted\\n") and os._exit(5))
+        while os.tcgetpgrp(0) != os.getpid(): time.sleep(0.01)
+        own = open("/dev/tty", "r+b", buffering=0)
+        own.write(b"job\\n")
+        time.sleep(600)
+    os.setpgid(job, job); os.tcsetpgrp(0, job)
+    status = os.waitpid(job, 0)[1]
+    os.tcsetpgrp(0, os.getpgrp())
+    os.write(1, b"status %d\\n" % os.waitstatus_to_exitcode(status))
+    os.write(1, b"line " + os.read(0, 100))
+    os._exit(7)
+seen = b""
+while b"job" not in seen: seen += os.read(terminal, 100)
+print("ready", flush=True)
+while not os.path.exists(sys.argv[1]): time.sleep(0.01)
+os.write(terminal, b"\\x03")
+while b"status 5" not in seen: seen += os.read(terminal, 100)
+os.write(terminal, b"typed\\n")
+while b"line typed" not in seen: seen += os.read(terminal, 100)
+assert os.waitstatus_to_exitcode(os.waitpid(shell, 0)[1]) == 7
+assert b"interrupted" in seen, seen
+assert [settings(fd) for fd in (lines_end, plain_end, idle_end)] == before and size(lines_end) == (33, 99, 5, 6)
+now = [os.ttyname(fd) for fd in (lines_end, plain_end, idle_end)]
+assert now == names, (now, names)
+got = read_all(lines)
+assert b"".join(got) == b"out 1\\r\\nout\\x03 2", got
+got = read_all(lines_end)
+assert got == [b"first\\n", b"second\\n", b"", b"pushed"], got
+os.write(lines, b" a line\\n")
+time.sleep(0.1)
+got = read_all(lines_end)
+assert got == [b"\\xff\\x00half a line\\n"], got
+got = read_all(plain_end)
+assert b"".join(got) == bytes(range(1, 3)) + b"raw\\nchars\\x04", got
+got = b"".join(read_all(full))
+assert len(got) == filled and filled > 16000 and got[:700] == b"".join(b"%07d" % n for n in range(100)), (len(got), filled)
+assert hung_up(gone) and read_all(gone) == [b"last words", 5]
+assert not hung_up(never) and not hung_up(idle)
+os.write(1, b"right\\n")
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--isolate",)], ids=["same-namespaces", "isolated"])
+def test_terminals_of_its_own(saved, shared_folder, options):
+    """Pseudo terminals: settings, size, what waits in them in both directions, the session and the group in the foreground. Where nobody else makes any the numbers are the same."""
+    go_on = pathlib.Path(shared_folder) / f"go-on-terminals-{len(options)}"
+    alone = ["unshare", "--mount", "sh", "-c", 'mount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts && exec "$@"', "sh"]
+    one = saved([PYTHON, "-c", TERMINALS, go_on], options=options, prefix=alone)
+    assert wait_until(lambda: b"ready" in one.output.read_bytes() or one.process.poll() is not None, 20) and one.process.poll() is None, one.errors()
+    for n in range(2):
+        one.checkpoint("--leave-running", folder=one.folder / f"kept-{n}")
+        one.checkpoint(folder=one.folder / f"image-{n}")
+        assert one.status() == 137
+        one.restore(folder=one.folder / f"image-{n}")
+        assert one.is_there(), one.errors()
+    go_on.touch()
+    assert one.status() == 0, one.errors()
+    assert one.output.read_bytes().endswith(b"right\n")
+
+
+def test_script(saved):
+    """A program on a pseudo terminal that another one of the container makes and reads."""
+    loop = f"i=0; while [ $i -lt {scale(100000, 500000)} ]; do echo $i $(( i * 7919 % 60013 )); i=$((i+1)); done; read line < /dev/tty || tty | cut -c 1-5; exit 3"
+    program = [need_program("script"), "-qec", f"bash -c '{loop}'", "/dev/null"]
+    output, status = bare(program)
+    one, boxed, times = go_through(saved, program, scale(4, 20), 0.3)
+    assert (boxed, one.output.read_bytes()) == (status, output), one.errors()
+    assert times >= 1
+
+
+WAITS = """
+import ctypes, os, sys, threading, time
+libc, seconds = ctypes.CDLL(None, use_errno=True), float(sys.argv[1])
+class Time(ctypes.Structure): _fields_ = [("s", ctypes.c_long), ("ns", ctypes.c_long)]
+def span(): return ctypes.byref(Time(int(seconds), int(seconds % 1 * 1e9)))
+word, ends = ctypes.c_int(7), os.pipe()
+calls = {"poll": lambda: libc.poll(None, 0, int(seconds * 1000)), "nanosleep": lambda: libc.syscall(35, span(), None), "clock_nanosleep": lambda: libc.syscall(230, 1, 0, span(), None),
+         "futex": lambda: libc.syscall(202, ctypes.byref(word), 128, 7, span(), None, 0), "select": lambda: libc.select(0, None, None, None, span()),
+         "epoll_wait": lambda: libc.epoll_wait(libc.epoll_create1(0), ctypes.create_string_buffer(12), 1, int(seconds * 1000)), "read": lambda: len(os.read(ends[0], 9))}
+results, begin = {}, time.time()
+def wait(name): results[name] = (calls[name](), ctypes.get_errno(), time.time() - begin)
+threads = [threading.Thread(target=wait, args=(name,)) for name in calls]
+[t.start() for t in threads]
+print("ready", flush=True)
+[t.join() for t in threads[:-1]]
+os.write(ends[1], b"xyz")
+threads[-1].join()
+for name, (result, error, took) in results.items():
+    assert took >= seconds and (result, error) == {"futex": (-1, 110), "read": (3, 0)}.get(name, (0, 0)), (name, result, error, took)
+os.write(1, b"right\\n")
+"""
+
+
+def test_waits_begin_again(saved):
+    """Whoever waits for a time when it is held, again and again, and saved, waits for it afterwards: no call says that it was interrupted."""
+    one = saved([PYTHON, "-c", WAITS, 4])
+    assert wait_until(lambda: b"ready" in one.output.read_bytes(), 20)
+    for n in range(3):
+        one.checkpoint("--leave-running", folder=one.folder / f"kept-{n}")
+    one.checkpoint()
+    assert one.status() == 137
+    one.restore()
+    assert one.status() == 0, one.errors()
+    assert one.output.read_bytes().endswith(b"right\n")
+
+
+LEFT = """
+import os, select, signal, sys, time
+signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+full, alone = os.pipe(), os.pipe()
+assert os.write(full[1], b"rest" * 1000) == 4000
+os.close(full[1]); os.close(alone[0])
+os.dup2(full[0], 0); os.close(full[0])
+print("ready", flush=True)
+while not os.path.exists(sys.argv[1]): time.sleep(0.01)
+data = b""
+while piece := os.read(0, 1000): data += piece
+assert data == b"rest" * 1000, len(data)
+try: os.write(alone[1], b"x"); raise AssertionError
+except BrokenPipeError: os.write(1, b"right\\n")
+"""
+
+
+def test_pipes_of_which_one_end_is_gone(saved, shared_folder):
+    """What the one that has ended wrote is still to be read."""
+    go_on = pathlib.Path(shared_folder) / "go-on-left"
+    one = saved([PYTHON, "-c", LEFT, go_on])
+    assert wait_until(lambda: b"ready" in one.output.read_bytes(), 20)
+    for _ in range(2):
+        one.checkpoint()
+        assert one.status() == 137
+        one.restore()
+        assert one.is_there(), one.errors()
+    go_on.touch()
+    assert one.status() == 0, one.errors()
+    assert one.output.read_bytes().endswith(b"right\n")
+
+
 def program_of(one, name):
     """The process id of the program in a container that runs one."""
     keeper = json.loads(membox("stat", one.name, "--json").stdout)["keeper"]
@@ -524,7 +704,7 @@ def test_left_running(saved, shared_folder):
 
 REFUSED = """
 import ctypes, os, pty, signal
-refused = [os.open("/", os.O_PATH), os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY), ctypes.CDLL(None).syscall(323, 1)]
+refused = [os.open("/", os.O_PATH), ctypes.CDLL(None).fanotify_init(0, 0), ctypes.CDLL(None).syscall(323, 1)]
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 print("ready", refused, flush=True)
 for fd in refused:
@@ -541,7 +721,7 @@ def test_refused_by_name(saved):
     one = saved([PYTHON, "-c", REFUSED])
     assert wait_until(lambda: one.output.exists() and b"ready" in one.output.read_bytes(), 20)
     written = int(one.swap.stat().st_blocks)
-    for descriptor, reason in ((3, "opened with O_PATH"), (4, "a pseudo terminal of the container's own"), (5, "userfaultfd")):
+    for descriptor, reason in ((3, "opened with O_PATH"), (4, "fanotify"), (5, "userfaultfd")):
         answer = one.checkpoint(check=False)
         assert answer.returncode == 1
         assert f"descriptor {descriptor} " in answer.stderr and reason in answer.stderr, answer.stderr

@@ -10,6 +10,15 @@
 #include "checkpoint/process/pidfds.h"
 #include "checkpoint/process/process.h"
 
+/* What /proc says it does. A terminal that was opened by TIOCGPTPEER may show so for all its descriptors: then the process itself is asked. */
+static bool closes_on_exec(struct saved_process *p, int fd, const Image__File *file)
+{
+	if (file->kind != IMAGE__FILE__KIND__TERMINAL || p->saving->is_look)
+		return true;
+	long r = REMOTE_CALL(&p->remote, SYS_fcntl, (uint64_t)fd, F_GETFD, 0, 0, 0, 0);
+	return r < 0 || r & FD_CLOEXEC;
+}
+
 static int save_descriptor(struct saved_process *p, int fd)
 {
 	struct arena *arena = &p->saving->arena;
@@ -28,7 +37,7 @@ static int save_descriptor(struct saved_process *p, int fd)
 	image__descriptor__init(d);
 	d->number = (uint32_t)fd;
 	d->file = (uint32_t)file;
-	d->close_on_exec = (strtoul(flags, NULL, 8) & O_CLOEXEC) != 0;
+	d->close_on_exec = (strtoul(flags, NULL, 8) & O_CLOEXEC) != 0 && closes_on_exec(p, fd, p->saving->image->files[file]);
 	*slot = d;
 	p->message->n_descriptors++;
 	return 0;

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/kcmp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +30,8 @@
 #include "checkpoint/process/pidfds.h"
 #include "checkpoint/process/process.h"
 #include "checkpoint/process/sockets.h"
+#include "checkpoint/process/terminals.h"
+#include "platform/process.h"
 
 #define STATUS_FLAGS (O_ACCMODE | O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_DIRECT | O_NOATIME | O_ASYNC)
 
@@ -134,7 +137,7 @@ static bool is_terminal(const struct stat *st)
 	return S_ISCHR(st->st_mode) && (number == 4 || number == 5 || (number >= 136 && number <= 143));
 }
 
-/* The end of a pseudo terminal that makes one: whoever has it is a terminal for others. */
+/* The end of a pseudo terminal that makes one. */
 static bool is_pseudo_terminal_maker(const struct stat *st)
 {
 	return S_ISCHR(st->st_mode) && st->st_rdev == makedev(5, 2);
@@ -165,11 +168,9 @@ static int save_file(struct saved_process *p, Image__File *f, int fd, const stru
 	if (S_ISSOCK(st->st_mode))
 		return socket_save(p, f, fd);
 	if (is_pseudo_terminal_maker(st))
-		return refuse(p, fd, link, "a pseudo terminal of the container's own");
-	if (is_terminal(st)) {
-		f->kind = IMAGE__FILE__KIND__OUTSIDE;
-		return 0;
-	}
+		return terminal_save_maker(p, f, fd);
+	if (is_terminal(st))
+		return terminal_save(p, f, fd, st);
 	if (S_ISREG(st->st_mode) || S_ISDIR(st->st_mode) || is_simple_device(st))
 		return save_by_path(p, f, fd, st);
 	return refuse(p, fd, link, "a device");
@@ -300,12 +301,21 @@ static int save_content(struct saving *saving, const struct saved_file *found, I
 	return r < 0 ? checkpoint_fail(&saving->error, r, "process %d, descriptor %d: what is in the pipe: %s", found->pid, found->fd, strerror(-r)) : 0;
 }
 
+/* Nobody has the other end any more. */
+static bool is_left_alone(const struct saved_file *found)
+{
+	_cleanup_close_ int pidfd = pidfd_open_process(found->pid);
+	_cleanup_close_ int end = pidfd < 0 ? pidfd : pidfd_take_fd(pidfd, found->fd);
+	struct pollfd state = {.fd = end};
+	return end >= 0 && poll(&state, 1, 0) == 1 && state.revents & (POLLHUP | POLLERR);
+}
+
 /* A pipe with one end elsewhere is taken from whoever restores if it was given to the program as one of its first three descriptors. */
 static int complete_pipe(struct saving *saving, size_t i)
 {
 	Image__File *f = saving->image->files[i];
 	const struct saved_file *found = &saving->files[i];
-	if (!other_end(saving->image, f)) {
+	if (!other_end(saving->image, f) && !is_left_alone(found)) {
 		f->kind = IMAGE__FILE__KIND__OUTSIDE;
 		return f->outside <= STDERR_FILENO ? 0
 						   : checkpoint_fail(&saving->error, -ENOTSUP, "process %d, descriptor %d (%.100s): the other end of the pipe is not in the container",
@@ -338,6 +348,9 @@ int files_complete(struct saving *saving)
 			r = complete_socket(saving, i);
 		else if (saving->image->files[i]->kind == IMAGE__FILE__KIND__PIDFD)
 			r = pidfd_complete(saving, saving->image->files[i], saving->files[i].pid, saving->files[i].fd);
+	for (size_t i = 0; r == 0 && i < saving->image->n_files; i++) /* the ends before what makes them: a maker's content depends on who has it open */
+		if (saving->image->files[i]->kind == IMAGE__FILE__KIND__TERMINAL || saving->image->files[i]->kind == IMAGE__FILE__KIND__TERMINAL_MAKER)
+			r = terminal_complete(saving, saving->image->files[i], saving->files[i].pid, saving->files[i].fd);
 	return r;
 }
 
@@ -400,20 +413,23 @@ static int open_outside(const Image__File *f)
 	return fd < 0 ? -errno : fd;
 }
 
-/* One end, to be moved to its place by the caller; the other one goes to its place here. */
-static int open_pipe(struct restoring *r, const Image__File *f, size_t other, int above)
+/* One end, to be moved to its place by the caller; the other one goes to its place here. NULL: nobody had it any more. */
+static int open_pipe(struct restoring *r, const Image__File *f, const Image__File *other, int above)
 {
-	const Image__File *reading = is_reading_end(f) ? f : r->image->message->files[other];
+	const Image__File *reading = is_reading_end(f) ? f : other;
 	int ends[2];
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return -errno;
-	fcntl(ends[1], F_SETPIPE_SZ, (int)reading->capacity);
-	ssize_t n = reading->content.len ? write(ends[1], reading->content.data, reading->content.len) : 0;
-	int mine = ends[!is_reading_end(f)], theirs = ends[is_reading_end(f)];
-	r->files[other] = fcntl(theirs, F_DUPFD_CLOEXEC, above);
+	if (reading)
+		fcntl(ends[1], F_SETPIPE_SZ, (int)reading->capacity);
+	ssize_t bytes = reading ? (ssize_t)reading->content.len : 0, n = bytes ? write(ends[1], reading->content.data, (size_t)bytes) : 0;
+	int mine = ends[!is_reading_end(f)], theirs = ends[is_reading_end(f)], high = 0;
+	if (other) {
+		high = r->files[other->id] = fcntl(theirs, F_DUPFD_CLOEXEC, above);
+		fcntl(high, F_SETFL, (int)(other->flags & STATUS_FLAGS));
+	}
 	close(theirs);
-	fcntl(r->files[other], F_SETFL, (int)(r->image->message->files[other]->flags & STATUS_FLAGS));
-	if (n == (ssize_t)reading->content.len && r->files[other] >= 0)
+	if (n == bytes && high >= 0)
 		return mine;
 	close(mine);
 	return -EIO;
@@ -479,10 +495,8 @@ static int open_file(struct restoring *r, size_t i, int above)
 		return open_by_path(r, f);
 	case IMAGE__FILE__KIND__OUTSIDE:
 		return open_outside(f);
-	case IMAGE__FILE__KIND__PIPE: {
-		const Image__File *other = other_end(r->image->message, f);
-		return other ? open_pipe(r, f, other->id, above) : -EINVAL;
-	}
+	case IMAGE__FILE__KIND__PIPE:
+		return open_pipe(r, f, other_end(r->image->message, f), above);
 	case IMAGE__FILE__KIND__EVENTFD:
 	case IMAGE__FILE__KIND__EPOLL:
 		return open_anonymous(f);
@@ -498,6 +512,9 @@ static int open_file(struct restoring *r, size_t i, int above)
 		return inotify_restore(f);
 	case IMAGE__FILE__KIND__PIDFD:
 		return pidfd_restore_of_dead(f);
+	case IMAGE__FILE__KIND__TERMINAL_MAKER:
+	case IMAGE__FILE__KIND__TERMINAL:
+		return terminal_open(r, f);
 	default:
 		return -ENOTSUP;
 	}

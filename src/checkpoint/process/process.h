@@ -38,12 +38,18 @@ struct saved_process {
 
 struct family;
 
+/* A pseudo terminal that was made again: both ends, or -1. */
+struct restored_terminal {
+	int maker, end;
+};
+
 /* One restore. */
 struct restoring {
 	const struct image *image;
 	struct checkpoint_error error;
 	int *files;     /* for each file of the image, by index: our descriptor, above all that a process will have */
 	int *objects;   /* the same for each object */
+	struct restored_terminal *terminals; /* and for each pseudo terminal */
 	int first_file; /* the lowest of all */
 	const char *cgroup; /* the folder of the container's own; NULL: it has none */
 	bool has_user_namespace; /* in which the processes have rights until they go on */
