@@ -36,33 +36,56 @@ static int save_content(struct saved_process *p, Image__Object *object, int fd)
 
 static uint64_t id_of(const struct stat *st)
 {
-	return (uint64_t)st->st_dev << 40 ^ st->st_ino;
+	return ((uint64_t)st->st_dev << 40 ^ st->st_ino) & ~OBJECT_OF_SEGMENT;
 }
 
-int object_find(struct saved_process *p, const char *path, const char *name, uint64_t *ret_id)
+static int open_object(struct saved_process *p, const char *path, const char *name, struct stat *ret)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd >= 0 && fstat(fd, ret) == 0)
+		return fd;
+	int error = errno;
+	if (fd >= 0)
+		close(fd);
+	return checkpoint_fail(&p->saving->error, -error, "process %d: %.100s cannot be read (%s): that needs CAP_CHECKPOINT_RESTORE", p->pid, name, strerror(error));
+}
+
+static int save_object(struct saved_process *p, int fd, const struct stat *st, const char *name, uint64_t id)
 {
 	struct saving *saving = p->saving;
-	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	struct stat st;
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return checkpoint_fail(&saving->error, -errno, "process %d: %.100s cannot be read (%s): that needs CAP_CHECKPOINT_RESTORE", p->pid, name, strerror(errno));
-	*ret_id = id_of(&st);
 	for (size_t i = 0; i < saving->image->n_objects; i++)
-		if (saving->image->objects[i]->id == *ret_id)
+		if (saving->image->objects[i]->id == id)
 			return 0;
 	Image__Object **slot = arena_grow(&saving->arena, &saving->image->objects, saving->image->n_objects, sizeof(*slot));
 	Image__Object *object = arena_alloc(&saving->arena, sizeof(*object));
 	if (!slot || !object)
 		return saved_no_memory(saving);
 	image__object__init(object);
-	object->id = *ret_id;
+	object->id = id;
 	object->name = short_name(&saving->arena, name);
-	object->bytes = (uint64_t)st.st_size;
+	object->bytes = (uint64_t)st->st_size;
 	if (!object->name)
 		return saved_no_memory(saving);
 	*slot = object;
 	saving->image->n_objects++;
 	return save_content(p, object, fd);
+}
+
+int object_find(struct saved_process *p, const char *path, const char *name, uint64_t *ret_id)
+{
+	struct stat st;
+	_cleanup_close_ int fd = open_object(p, path, name, &st);
+	if (fd < 0)
+		return fd;
+	*ret_id = id_of(&st);
+	return save_object(p, fd, &st, name, *ret_id);
+}
+
+int object_find_as(struct saved_process *p, const char *path, const char *name, uint64_t id)
+{
+	struct stat st;
+	_cleanup_close_ int fd = open_object(p, path, name, &st);
+	return fd < 0 ? fd : save_object(p, fd, &st, name, id);
 }
 
 static int make_object(struct restoring *r, const Image__Object *object, int above)
@@ -97,6 +120,8 @@ int objects_restore(struct restoring *r, int above)
 	for (size_t i = 0; i < image->n_objects; i++)
 		r->objects[i] = -1;
 	for (size_t i = 0; i < image->n_objects; i++) {
+		if (image->objects[i]->id & OBJECT_OF_SEGMENT)
+			continue;
 		r->objects[i] = make_object(r, image->objects[i], above);
 		if (r->objects[i] < 0)
 			return checkpoint_fail(&r->error, r->objects[i], "shared memory %.100s: %s", image->objects[i]->name, strerror(-r->objects[i]));

@@ -14,6 +14,10 @@ struct pages_writer;
  */
 int object_find(struct saved_process *p, const char *path, const char *name, uint64_t *ret_id);
 
+/* System V segments have small numbers for inodes, as other memory may have too. They are not made by objects_restore. */
+#define OBJECT_OF_SEGMENT (UINT64_C(1) << 63)
+int object_find_as(struct saved_process *p, const char *path, const char *name, uint64_t id);
+
 /* Makes all of them, in descriptors of the keeper above `above`. 0 or -errno with the reason. */
 int objects_restore(struct restoring *restoring, int above);
 void objects_close(struct restoring *restoring);

@@ -19,6 +19,7 @@
 #include "checkpoint/objects.h"
 #include "checkpoint/pages.h"
 #include "checkpoint/process/terminals.h"
+#include "checkpoint/system_v.h"
 #include "container/container.h"
 #include "container/isolate.h"
 #include "container/prefetch.h"
@@ -247,6 +248,8 @@ static int make_all(struct restore *r, struct container *c)
 		result = make_process(r, c, image->processes[i], &r->processes[i]);
 		if (result == 0 && i == 0)
 			result = fill_first(r);
+		if (result == 0 && i == 0)
+			result = system_v_restore(&r->processes[0]);
 	}
 	FAULT_POINT("restore.made");
 	for (int leaders = 1; leaders >= 0; leaders--)
@@ -257,6 +260,8 @@ static int make_all(struct restore *r, struct container *c)
 			result = terminal_set_foreground(&r->processes[i]);
 	for (size_t i = 0; result == 0 && i < r->nr_processes; i++)
 		result = restore_state(&r->processes[i]);
+	if (result == 0)
+		result = system_v_remove(&r->processes[0]);
 	FAULT_POINT("restore.filled");
 	files_close(&r->restoring);
 	terminals_close(&r->restoring);

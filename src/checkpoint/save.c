@@ -16,6 +16,7 @@
 #include "checkpoint/machine.h"
 #include "checkpoint/pages.h"
 #include "checkpoint/process/mapping_flags.h"
+#include "checkpoint/system_v.h"
 #include "container/container.h"
 #include "container/freeze.h"
 #include "container/hold.h"
@@ -124,7 +125,9 @@ static void find_ranges_of_ours(struct saved_process *p, const struct address_sp
 
 static int save_state(struct saved_process *p, struct address_space *as)
 {
-	int r = layout_save(p);
+	int r = p->saving->is_isolated ? system_v_check_namespace(p) : 0;
+	if (r == 0)
+		r = layout_save(p);
 	if (r == 0)
 		r = threads_save(p);
 	if (r == 0)
@@ -177,6 +180,23 @@ static int save_process(struct save *save, struct member *member, pid_t parent)
 	return r;
 }
 
+/* What belongs to no process, asked for in any of them. */
+static int save_namespace(struct save *save)
+{
+	struct saved_process p = {.saving = &save->saving};
+	struct world *world = NULL;
+	for (uint32_t i = 0; !world && i < save->c->members.nr; i++) {
+		p.pid = save->c->members.items[i].pid;
+		world = world_find(p.pid);
+	}
+	int r = world ? remote_open(&p.remote, world, 0) : -ESRCH;
+	if (r < 0)
+		return checkpoint_fail(&save->saving.error, r, "process %d: no system call can be made in it: %s", p.pid, strerror(-r));
+	r = system_v_save(&p);
+	remote_close(&p.remote);
+	return r;
+}
+
 /* Parents before their children. A parent that is no member is the keeper, or stands above an attached process. */
 static int save_processes(struct save *save)
 {
@@ -199,7 +219,10 @@ static int save_processes(struct save *save)
 			FAULT_POINT("checkpoint.process");
 		}
 	} while (nr_saved > before);
-	return nr_saved ? files_complete(&save->saving) : checkpoint_fail(&save->saving.error, -ESRCH, "the container is empty");
+	if (!nr_saved)
+		return checkpoint_fail(&save->saving.error, -ESRCH, "the container is empty");
+	int r = files_complete(&save->saving);
+	return r == 0 && save->saving.is_isolated ? save_namespace(save) : r;
 }
 
 static int describe_container(struct save *save)

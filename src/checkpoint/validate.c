@@ -79,6 +79,15 @@ static const char *look_at_terminals(const Image__Image *image)
 	return NULL;
 }
 
+static const char *look_at_queues(const Image__Image *image)
+{
+	for (size_t i = 0; i < image->n_queues; i++)
+		for (size_t k = 0; k < image->queues[i]->n_messages; k++)
+			if (image->queues[i]->messages[k].len < sizeof(long))
+				return "a message has no type";
+	return NULL;
+}
+
 const char *image_find_nonsense(const Image__Image *image)
 {
 	const char *wrong = NULL;
@@ -94,6 +103,8 @@ const char *image_find_nonsense(const Image__Image *image)
 		wrong = image->files[i]->id != i ? "an open file is not where it should be" : look_at_file(image, image->files[i]);
 	if (!wrong)
 		wrong = look_at_terminals(image);
+	if (!wrong)
+		wrong = look_at_queues(image);
 	for (size_t i = 0; !wrong && i < image->n_objects; i++)
 		if (!extents_make_sense(image->objects[i]->extents, image->objects[i]->n_extents, 0, page_ceil(image->objects[i]->bytes), image->pages->nr_slots))
 			wrong = "shared memory lies outside its bounds, or in no slot";

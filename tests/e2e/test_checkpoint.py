@@ -512,6 +512,82 @@ def test_pipes_of_which_one_end_is_gone(saved, shared_folder):
     assert one.output.read_bytes().endswith(b"right\n")
 
 
+SYSTEM_V = """
+import ctypes, mmap, os, struct, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype, libc.shmat.argtypes, libc.shmdt.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p, ctypes.c_int), (ctypes.c_void_p,)
+size, CREATE = (1 << 20) + 100, 0o3000
+def ok(result):
+    assert result not in (-1, 2**64 - 1), os.strerror(ctypes.get_errno())
+    return result
+def segment(key, bytes, mode=0o600): return ok(libc.shmget(key, ctypes.c_size_t(bytes), CREATE | mode))
+def stat(id):
+    ds = ctypes.create_string_buffer(200)
+    ok(libc.shmctl(id, 2, ds))
+    return struct.unpack_from("iIIIII", ds), struct.unpack_from("Q", ds, 48)[0], struct.unpack_from("Q", ds, 88)[0]
+def memory(at, bytes): return (ctypes.c_char * bytes).from_address(at)
+for n in range(5): ok(libc.shmctl(segment(0, 4096), 0, None))  # later ids are no small numbers
+main, gone, alone, read_only = segment(0x4d42, size), segment(0, 8192), segment(0x4d43, 40 << 20), segment(0x4d44, 12288, 0o640)
+at, at_gone, at_read = ok(libc.shmat(main, None, 0)), ok(libc.shmat(gone, None, 0)), ok(libc.shmat(read_only, None, 0))
+ok(libc.shmctl(gone, 0, None))
+memory(at_read, 12288)[:4] = b"text"; ok(libc.shmdt(at_read)); at_read = ok(libc.shmat(read_only, None, 0o10000))
+libc.mprotect(ctypes.c_void_p(at + 8192), ctypes.c_size_t(4096), 1)
+memory(at, size)[:5], memory(at, size)[size - 4:] = b"first", b"last"
+memory(at_gone, 8192)[4096:4100] = b"gone"
+there = ok(libc.shmat(alone, None, 0)); memory(there, 40 << 20)[20 << 20:(20 << 20) + 5] = b"alone"; ok(libc.shmdt(there))
+semaphores = ok(libc.semget(0x4d45, 3, CREATE | 0o600))
+ok(libc.semctl(semaphores, 0, 17, (ctypes.c_ushort * 3)(5, 0, 7)))
+queue = ok(libc.msgget(0x4d46, CREATE | 0o600))
+for kind, text in ((3, b"three"), (1, b""), (3, b"x" * 5000)): ok(libc.msgsnd(queue, struct.pack("l", kind) + text, ctypes.c_size_t(len(text)), 0))
+child = os.fork()
+if child == 0:
+    ok(libc.semop(semaphores, struct.pack("Hhh", 1, -1, 0), ctypes.c_size_t(1)))  # waits
+    assert memory(at, size)[:6] == b"firsts" and memory(at_gone, 8192)[4096:4100] == b"gone"
+    ok(libc.shmdt(at_gone))
+    memory(at, size)[5:6] = b"c"
+    os._exit(4)
+before = [stat(id) for id in (main, gone, alone, read_only)]
+assert [nr for _, _, nr in before] == [6, 2, 0, 2], before
+print("ready", flush=True)
+while not os.path.exists(sys.argv[1]): time.sleep(0.01)
+after = [stat(id) for id in (main, gone, alone, read_only)]
+assert after == before, (before, after)
+assert (libc.shmget(0x4d42, ctypes.c_size_t(0), 0), libc.shmget(0x4d43, ctypes.c_size_t(0), 0), libc.semget(0x4d45, 3, 0), libc.msgget(0x4d46, 0)) == (main, alone, semaphores, queue)
+assert memory(at, size)[:5] == b"first" and memory(at, size)[size - 4:] == b"last" and memory(at_read, 4)[:] == b"text"
+memory(at, size)[5:6] = b"s"
+assert [libc.semctl(semaphores, n, 12) for n in range(3)] == [5, 0, 7]
+ok(libc.semop(semaphores, struct.pack("Hhh", 1, 1, 0), ctypes.c_size_t(1)))
+ended = os.waitpid(child, 0)[1]
+assert ended == 4 << 8 and memory(at, size)[5:6] == b"c", (ended, memory(at, size)[:8])
+end = time.time() + 10
+while (left := [nr for _, _, nr in map(stat, (main, gone, read_only))]) != [3, 1, 1]: assert time.time() < end, left
+there = ok(libc.shmat(alone, None, 0)); assert memory(there, 40 << 20)[20 << 20:(20 << 20) + 6] == b"alone\\0"
+ok(libc.shmdt(at)); ok(libc.shmdt(at_gone)); ok(libc.shmdt(at_read))
+assert libc.shmctl(gone, 2, ctypes.create_string_buffer(200)) == -1
+text = ctypes.create_string_buffer(8 + 8000)
+assert [(ok(libc.msgrcv(queue, text, ctypes.c_size_t(8000), ctypes.c_long(kind), 0o4000)), struct.unpack_from("l", text)[0]) for kind in (0, 3, 1)] == [(5, 3), (5000, 3), (0, 1)]
+os.write(1, b"right\\n")
+"""
+
+
+def test_system_v(saved, shared_folder):
+    """Shared memory, semaphores and message queues of a container with an IPC namespace of its own: same ids and keys, attached where they were."""
+    go_on = pathlib.Path(shared_folder) / "go-on-system-v"
+    one = saved([PYTHON, "-c", SYSTEM_V, go_on], options=["--isolate"])
+    assert wait_until(lambda: b"ready" in one.output.read_bytes() or one.process.poll() is not None, 20) and one.process.poll() is None, one.errors()
+    for n in range(2):
+        one.checkpoint("--leave-running", folder=one.folder / f"kept-{n}")
+        one.checkpoint(folder=one.folder / f"image-{n}")
+        assert one.status() == 137
+        what = json.loads(membox("inspect", one.folder / f"image-{n}", "--json").stdout)
+        assert what["bytes"] < 24 * MIB, what
+        one.restore(folder=one.folder / f"image-{n}")
+        assert one.is_there(), one.errors()
+    go_on.touch()
+    assert one.status() == 0, one.errors()
+    assert one.output.read_bytes().endswith(b"right\n")
+
+
 def program_of(one, name):
     """The process id of the program in a container that runs one."""
     keeper = json.loads(membox("stat", one.name, "--json").stdout)["keeper"]

@@ -16,6 +16,7 @@
 #include "checkpoint/objects.h"
 #include "checkpoint/process/mapping_flags.h"
 #include "checkpoint/process/process.h"
+#include "checkpoint/system_v.h"
 #include "platform/process.h"
 
 #define USER_START 0x10000ull          /* vm.mmap_min_addr */
@@ -63,6 +64,9 @@ static bool is_without_name(const char *path)
 static int save_file(struct saved_process *p, Image__Mapping *m, unsigned long long inode)
 {
 	struct stat st;
+	int r = system_v_save_mapping(p, m, inode);
+	if (r)
+		return MIN_OF(r, 0);
 	if (is_without_name(m->path)) {
 		char path[64];
 		snprintf(path, sizeof(path), "/proc/%d/map_files/%llx-%llx", p->pid, (unsigned long long)m->start, (unsigned long long)m->end);
@@ -440,6 +444,10 @@ static int map(struct restored_process *p, const Image__Mapping *m)
 {
 	bool is_file = m->kind == IMAGE__MAPPING__KIND__FILE;
 	uint64_t bytes = m->end - m->start;
+	if (m->kind == IMAGE__MAPPING__KIND__SYSTEM_V) {
+		long attached = system_v_attach(p, m);
+		return attached < 0 ? fail_restore(p, m, "cannot be attached", attached) : 0;
+	}
 	int fd = is_file ? open_file(p, m) : -1;
 	if (is_file && fd < 0)
 		return fd;

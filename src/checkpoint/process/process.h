@@ -16,7 +16,8 @@ struct saving {
 	Image__Image *image;
 	const struct mappings_seen *seen; /* of large processes, looked at before they were held */
 	size_t nr_seen;
-	bool is_isolated;          /* the processes have a pid namespace of their own */
+	bool is_isolated;          /* the processes have namespaces of their own: pid, IPC */
+	const char *ipc_namespace; /* if so, as /proc/PID/ns/ipc says; NULL: not known yet */
 	bool is_look;              /* for what would be refused: nothing is written, content does not matter (look.h) */
 	struct saved_file *files;  /* what the files of the image were found as, in the same order */
 	struct pages_writer *writer;
