@@ -240,6 +240,7 @@ static int make_all(struct restore *r, struct container *c)
 	int result = objects_restore(&r->restoring, lowest);
 	if (result == 0)
 		result = terminals_restore(&r->restoring, lowest);
+	FAULT_POINT("restore.terminals");
 	if (result == 0)
 		result = files_restore(&r->restoring, lowest);
 	FAULT_POINT("restore.opened");
@@ -250,6 +251,7 @@ static int make_all(struct restore *r, struct container *c)
 			result = fill_first(r);
 		if (result == 0 && i == 0)
 			result = system_v_restore(&r->processes[0]);
+		FAULT_POINT("restore.made_one");
 	}
 	FAULT_POINT("restore.made");
 	for (int leaders = 1; leaders >= 0; leaders--)
