@@ -80,16 +80,22 @@ void lock_take(struct lock *lock)
 	note_taken(lock->rank);
 }
 
-void lock_take_eagerly(struct lock *lock, int tries)
+bool lock_try_eagerly(struct lock *lock, int tries)
 {
-	check_order(lock->rank);
 	for (int i = 0; i < tries; i++) {
 		if (lock_try(lock))
-			return;
+			return true;
 		for (volatile int k = 0; k < 20; k++)
 			;
 	}
-	lock_take(lock);
+	return false;
+}
+
+void lock_take_eagerly(struct lock *lock, int tries)
+{
+	check_order(lock->rank);
+	if (!lock_try_eagerly(lock, tries))
+		lock_take(lock);
 }
 
 bool lock_try(struct lock *lock)

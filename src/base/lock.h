@@ -33,4 +33,5 @@ void lock_take(struct lock *lock);
 /* The same, but tries so many times, each 50 ns or more, before it sleeps. */
 void lock_take_eagerly(struct lock *lock, int tries);
 bool lock_try(struct lock *lock); /* no rank check: a try cannot deadlock */
+bool lock_try_eagerly(struct lock *lock, int tries);
 void lock_drop(struct lock *lock);

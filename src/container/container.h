@@ -11,7 +11,6 @@
 #include <stdatomic.h>
 
 #include "container/backstop.h"
-#include "container/crowd.h"
 #include "container/isolate.h"
 #include "container/members.h"
 #include "container/run.h"
@@ -105,7 +104,7 @@ struct container {
 	uint64_t adopt_threshold;/* resident anonymous pages from which a member is adopted */
 	uint64_t last_refresh_ns, last_upkeep_ns, next_register_ns, last_barrier_ns, last_drop_ns;
 	uint64_t refresh_took_ns, last_strays_ns;
-	struct crowd crowd;
+	uint32_t crowd; /* runnable tasks of the system for each processor, at least 1 */
 	pid_t newest_pid; /* at the last walk over the member tree */
 	bool is_settled;  /* nobody had forked since the walk before it */
 	uint64_t last_usage, quiet_ticks;

@@ -67,7 +67,7 @@ void hold_cover(struct container *c, const struct hold *hold)
 	hold_adopt(c, hold, INT_MAX);
 	for (struct address_space *as = c->spaces; as; as = as->next)
 		if (as->agent && !atomic_load(&as->dead) && !atomic_load(&as->leaves))
-			address_space_register_new(as, INT_MAX);
+			address_space_register_new(as, INT_MAX, true);
 	c->uncovered = 0;
 }
 

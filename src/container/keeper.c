@@ -347,7 +347,7 @@ static int prepare(struct keeper *k, const struct run_config *config, struct swa
 	c->backstop = *backstop;
 	c->swap_is_default = config->swap_is_default;
 	c->isolation = (struct isolation){.lifeline = -1, .proc = -1};
-	c->crowd.tasks = 1;
+	c->crowd = 1;
 	atomic_store(&c->squeeze_to, NO_SQUEEZE);
 	atomic_store(&c->pool_most, config->pool_bytes);
 	members_init(&c->members);

@@ -4,9 +4,9 @@
  * arrive as faults and are charged first. What still comes uncharged (fresh mappings, copies after fork, file pages) is noticed here, and
  * a program that outruns reclaim that way is held until usage is back under the limit.
  */
+#include <errno.h>
 #include <stdio.h>
 
-#include "base/log.h"
 #include "base/monotonic.h"
 #include "container/container.h"
 #include "container/reclaimer.h"
@@ -17,8 +17,10 @@
 
 #define FASTEST_PAGES_PER_US 16      /* 64 GB/s; file pages in the page cache are mapped at half of that, new memory takes longer */
 #define MIN_INTERVAL_NS 200000ull
+#define CROWD_INTERVAL_NS 400000ull /* for each of the tasks that share a processor: they take turns of milliseconds */
 #define CALM_INTERVAL_NS 3000000ull /* for all processors together, while nothing comes unasked: a look costs the program 40 us */
 #define CALM_PACE 64                /* pages */
+#define FEW_MEMBERS 6
 #define MAX_INTERVAL_NS 50000000ull
 #define FROZEN_INTERVAL_NS 5000000ull
 #define STOPPED_INTERVAL_NS 100000000ull /* whoever makes room by a verb wakes us; this is for a process that was ended and a disk that was cleared */
@@ -54,21 +56,6 @@ static uint64_t closing_distance(const struct container *c, uint64_t limit)
 	return MAX_OF(distance, MIN_OF(c->pace, limit / 6));
 }
 
-static void adapt_to_crowd(struct container *c, uint32_t runnable, uint64_t now)
-{
-	uint32_t tasks = runnable / scheduling_nr_processors();
-	if (tasks <= 1 && c->crowd.tasks <= 1) /* the usual case: nothing has to be asked */
-		return;
-	struct processor_share share;
-	if (!crowd_update(&c->crowd, tasks, scheduling_read_share(&share) < 0 ? NULL : &share, now))
-		return;
-	log_debug("%u runnable tasks for each processor: %s", tasks, c->crowd.is_crowded ? "crowded" : "not crowded any more");
-	if (c->crowd.is_crowded)
-		scheduling_stand_in_line();
-	else
-		scheduling_preempt();
-}
-
 /*
  * Walks the member tree: soon when somebody has forked, now and then to see who has ended. A number is given to a task shortly before it shows among its
  * parent's children, and a child of vfork counts nothing until it is seen to have its own memory: in both cases the next walk is not left for later.
@@ -81,7 +68,7 @@ static void refresh(struct container *c, uint64_t now)
 	bool is_calm = !c->closed && c->is_settled && !members_share_memory(&c->members);
 	struct system_activity activity = {0};
 	system_activity_read(&activity);
-	adapt_to_crowd(c, activity.runnable, now);
+	c->crowd = MAX_OF(activity.runnable / scheduling_nr_processors(), 1);
 	if (activity.newest_pid == c->newest_pid && since < (is_calm ? REFRESH_CALM_NS : REFRESH_NS))
 		return;
 	c->is_settled = activity.newest_pid == c->newest_pid;
@@ -126,15 +113,20 @@ static uint64_t sample(struct container *c)
 	return charge_usage(&c->charge);
 }
 
+/* Whoever has the layout lock may keep it for long on a busy machine, and nobody watches usage meanwhile: it is not waited for while the program runs. */
 static void look_for_new_mappings(struct container *c, uint64_t now)
 {
 	uint64_t limit = charge_limit(&c->charge);
 	bool all = true;
 	if (c->uncovered < MAX_OF(limit / 512, 32) || now < c->next_register_ns)
 		return;
-	for (uint32_t i = 0; i < c->members.nr; i++)
-		if (c->members.items[i].as && c->members.items[i].as->agent && !c->members.items[i].leaves)
-			all &= address_space_register_new(c->members.items[i].as, LOOK_MAX) < LOOK_MAX;
+	for (uint32_t i = 0; i < c->members.nr; i++) {
+		const struct member *member = &c->members.items[i];
+		if (!member->as || !member->as->agent || member->leaves)
+			continue;
+		int r = address_space_register_new(member->as, LOOK_MAX, false);
+		all &= r < LOOK_MAX && r != -EBUSY;
+	}
 	c->next_register_ns = now + (c->uncovered > SLACK_FLOOR / 8 ? 0 : (monotonic_ns() - now) * REGISTER_SHARE);
 	if (all)
 		c->uncovered = 0;
@@ -200,8 +192,9 @@ static uint64_t tick_frozen(struct container *c, uint64_t usage)
 /* What the fastest program maps between two looks has to fit into what usage may be over the limit. */
 static uint64_t least_interval(const struct container *c)
 {
-	bool is_calm = c->closed && c->pace < CALM_PACE && c->members.nr < CROWD_TASKS;
-	return MAX_OF(MIN_INTERVAL_NS * c->crowd.tasks, is_calm ? CALM_INTERVAL_NS / scheduling_nr_processors() : 0);
+	bool is_calm = c->closed && c->pace < CALM_PACE && c->members.nr < FEW_MEMBERS;
+	uint64_t least = c->crowd > 1 ? CROWD_INTERVAL_NS * c->crowd : MIN_INTERVAL_NS;
+	return MAX_OF(least, is_calm ? CALM_INTERVAL_NS / scheduling_nr_processors() : 0);
 }
 
 static uint64_t next_interval(struct container *c, uint64_t usage)

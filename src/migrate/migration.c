@@ -451,20 +451,9 @@ static void join_thread(struct migration *m)
 
 /* ---- the container thread ---- */
 
-/* While a process is held the keeper goes first, also where it stands in line otherwise. */
-static void hurry(const struct container *c, bool begin)
-{
-	if (c->crowd.is_crowded && begin)
-		scheduling_preempt();
-	else if (c->crowd.is_crowded)
-		scheduling_stand_in_line();
-}
-
 static void direct(struct migration *m, struct process *process)
 {
-	hurry(m->c, true);
 	int r = placement_step(&process->placement, process->pid, &m->to);
-	hurry(m->c, false);
 	if (r == -EAGAIN)
 		return;
 	process->is_directed = true;
@@ -496,13 +485,11 @@ static void note_stuck_process(uint32_t process, void *context)
 static void adopt(struct container *c, struct member *member)
 {
 	struct world *held = world_find(member->pid), *world = held;
-	hurry(c, true);
 	if (held || world_stop(member->pid, ADOPT_TIMEOUT_US, &world) == 0) {
 		container_adopt_held(c, member, world);
 		if (!held)
 			world_resume(world);
 	}
-	hurry(c, false);
 }
 
 /* What is to be evicted has to be under a userfaultfd. */
@@ -518,7 +505,7 @@ static void reach_stuck(struct migration *m)
 		if (!member->as && !member->unadoptable)
 			adopt(c, member);
 		else if (member->as && member->as->agent)
-			address_space_register_new(member->as, INT32_MAX);
+			address_space_register_new(member->as, INT32_MAX, true);
 		if (member->as)
 			process->as = address_space_get(member->as);
 	}

@@ -200,7 +200,7 @@ int address_space_adopt(struct pager *pager, struct world *world, uint32_t stage
 	}
 	FAULT_POINT("adopt.served");
 	if (r == 0)
-		r = address_space_register_new(as, INT_MAX);
+		r = address_space_register_new(as, INT_MAX, true);
 	if (r < 0) {
 		/* Nothing is evicted from it yet (world stopped, or a child that had no agent): letting go is safe. */
 		if (!inherited) {
@@ -243,7 +243,7 @@ int address_space_adopt_forked(struct address_space *parent, uint64_t stamp, str
 	if (r == 0)
 		r = pager_attach(pager, child);
 	if (r == 0)
-		r = address_space_register_new(child, INT_MAX);
+		r = address_space_register_new(child, INT_MAX, true);
 	if (r < 0) {
 		address_space_bury(child);
 		address_space_put(child);
@@ -454,10 +454,20 @@ void address_space_expire_removed(struct address_space *as)
 	lock_drop(&as->layout);
 }
 
+/* As long as it would take to sleep and be woken; where there is one processor whoever holds the lock needs it. */
+static int tries(void)
+{
+	return scheduling_nr_processors() > 1 ? 1000 : 1;
+}
+
 void address_space_lock(struct address_space *as)
 {
-	enum { TRIES = 1000 }; /* as long as it would take to sleep and be woken; where there is one processor whoever holds the lock needs it */
-	lock_take_eagerly(&as->layout, scheduling_nr_processors() > 1 ? TRIES : 0);
+	lock_take_eagerly(&as->layout, tries());
+}
+
+bool address_space_try_lock(struct address_space *as)
+{
+	return lock_try_eagerly(&as->layout, tries());
 }
 
 void address_space_lock_for_fault(struct address_space *as)

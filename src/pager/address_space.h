@@ -106,6 +106,7 @@ struct address_space *address_space_fork(struct address_space *parent, int child
  * (address_space_let_faults_in: true when the lock was dropped, and the table may be another one).
  */
 void address_space_lock(struct address_space *as);
+bool address_space_try_lock(struct address_space *as);
 void address_space_lock_for_fault(struct address_space *as);
 bool address_space_let_faults_in(struct address_space *as);
 
@@ -123,9 +124,9 @@ bool address_space_is_inherited(pid_t pid);
 
 /*
  * Registers mappings that appeared since the last look, at most `max` of them: the next look goes on from there. Callable while the program
- * runs. Returns the number of mappings newly registered or -errno.
+ * runs. Returns the number of mappings newly registered or -errno: -EBUSY where somebody has the layout lock and it is not to be waited for.
  */
-int address_space_register_new(struct address_space *as, int max);
+int address_space_register_new(struct address_space *as, int max, bool waits);
 
 /*
  * The opposite of adoption: nothing of membox is left in the process, which is the one of the held world. Nothing is evicted and nobody evicts.

@@ -166,8 +166,16 @@ int registration_remove_all(struct address_space *as)
 	return maps_for_each(as->pid, unregister_mapping, as);
 }
 
+static bool lock_layout(struct address_space *as, bool waits)
+{
+	if (!waits)
+		return address_space_try_lock(as);
+	address_space_lock(as);
+	return true;
+}
+
 /* Registers what is new in [*start, end), at most *left mappings. *start becomes where it stopped. 0 or -errno. */
-static int register_new_in(struct address_space *as, remote_addr_t *start, remote_addr_t end, int *left)
+static int register_new_in(struct address_space *as, remote_addr_t *start, remote_addr_t end, bool waits, int *left)
 {
 	struct page_run runs[64];
 	/* The kernel passes over registered mappings as a whole: the look costs what is new. */
@@ -184,7 +192,10 @@ static int register_new_in(struct address_space *as, remote_addr_t *start, remot
 		for (int i = 0; i < n && *left > 0; i++) {
 			/* A run may go on over mappings that lie side by side. */
 			for (remote_addr_t page = MAX_OF(runs[i].start, seen); page < runs[i].end && *left > 0; page = seen) {
-				lock_take(&as->layout);
+				if (!lock_layout(as, waits)) {
+					*start = page;
+					return -EBUSY;
+				}
 				*left -= register_around(as, page, &seen);
 				lock_drop(&as->layout);
 			}
@@ -195,14 +206,14 @@ static int register_new_in(struct address_space *as, remote_addr_t *start, remot
 	return 0;
 }
 
-int address_space_register_new(struct address_space *as, int max)
+int address_space_register_new(struct address_space *as, int max, bool waits)
 {
 	remote_addr_t begin = as->look_hand;
 	int left = max;
-	int r = register_new_in(as, &as->look_hand, ADDRESS_END, &left);
+	int r = register_new_in(as, &as->look_hand, ADDRESS_END, waits, &left);
 	if (r == 0 && as->look_hand == ADDRESS_END) {
 		as->look_hand = 0;
-		r = register_new_in(as, &as->look_hand, begin, &left);
+		r = register_new_in(as, &as->look_hand, begin, waits, &left);
 	}
 	return r < 0 ? r : max - left;
 }

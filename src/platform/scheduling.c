@@ -10,8 +10,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "base/first_line.h"
-
 #define SLICE_NS 100000ull /* the shortest the kernel grants */
 #define LONG_SLICE_NS 50000000ull
 #define KEEPER_NICE (-10)
@@ -103,19 +101,6 @@ void scheduling_give_way(void)
 	syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
-int scheduling_read_share(struct processor_share *ret)
-{
-	unsigned long long ran, waited;
-	char line[64];
-	int r = first_line_read("/proc/thread-self/schedstat", line, sizeof(line));
-	if (r < 0)
-		return r;
-	if (sscanf(line, "%llu %llu", &ran, &waited) != 2)
-		return -ENODATA;
-	*ret = (struct processor_share){.ran_ns = ran, .waited_ns = waited};
-	return 0;
-}
-
 uint32_t scheduling_nr_processors(void)
 {
 	static _Atomic uint32_t known;
@@ -127,10 +112,4 @@ uint32_t scheduling_nr_processors(void)
 	nr = nr ? nr : 1;
 	atomic_store_explicit(&known, nr, memory_order_relaxed);
 	return nr;
-}
-
-void scheduling_stand_in_line(void)
-{
-	struct sched_attributes attributes = {.size = sizeof(attributes), .runtime = SLICE_NS};
-	syscall(SYS_sched_setattr, 0, &attributes, 0);
 }

@@ -20,14 +20,6 @@ void scheduling_prefer_latency_of(pid_t tid);
  */
 void scheduling_give_way(void);
 
-/* How long a thread has had a processor since it began, and how long it has waited for one that others had. */
-struct processor_share {
-	uint64_t ran_ns, waited_ns;
-};
-
-/* The calling thread's (/proc/PID/schedstat). One of the real-time class waits only for others of that class. 0 or -errno. */
-int scheduling_read_share(struct processor_share *ret);
-
 /* Processors that this process may use; asked for once. */
 uint32_t scheduling_nr_processors(void);
 
@@ -46,6 +38,3 @@ struct scheduling {
 void scheduling_read(pid_t tid, struct scheduling *ret);
 void scheduling_put_first(pid_t tid, struct scheduling *ret_was);
 void scheduling_put_back(pid_t tid, const struct scheduling *was);
-
-/* The calling thread waits its turn like any other. */
-void scheduling_stand_in_line(void);
