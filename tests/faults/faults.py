@@ -68,6 +68,10 @@ class Box:
         script = 'exec 3>&2 2> /dev/null; "$0" "$2" "$3" > /dev/null 2>&3 & (exec "$0" "$1" "$3" 2>&3) && wait'
         self.program, self.limit = ["/bin/sh", "-c", script, str(VICTIM), str(self.score_file), str(self.second_score), "8"], "9M"
 
+    def become_terminal(self):
+        """The program on a pseudo terminal of the container's own."""
+        self.program, self.limit = ["script", "-qec", "stty -opost; exec " + " ".join(self.program), "/dev/null"], "9M"
+
     def start(self, verb, *words):
         with open(self.errors, "ab") as errors:
             self.process = subprocess.Popen([str(MEMBOX), verb, "--name", self.name, *map(str, words)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
@@ -268,13 +272,18 @@ def restore_family(box):
     restore(box)
 
 
+def restore_terminal(box):
+    box.become_terminal()
+    restore(box)
+
+
 def restore_isolated(box):
     """Into namespaces of its own."""
     box.become_family()
     restore(box, "--isolate")
 
 
-SCENARIOS = {work.__name__: work for work in (paging, limits, swapoff, release, checkpoint, checkpoint_family, checkpoint_end, restore, restore_family, restore_isolated)}
+SCENARIOS = {work.__name__: work for work in (paging, limits, swapoff, release, checkpoint, checkpoint_family, checkpoint_end, restore, restore_family, restore_terminal, restore_isolated)}
 
 # ---- what fails -----------------------------------------------------------------------------------------------------------
 
