@@ -252,7 +252,7 @@ static void keep_possible(struct family *f, const Image__Image *image)
 
 struct family *family_new(const Image__Image *image, const uint64_t *checksums, uint64_t room)
 {
-	struct family *f = calloc(1, sizeof(*f));
+	struct family *f = image->n_processes > 1 ? calloc(1, sizeof(*f)) : NULL; /* one alone shares nothing, and may have very many pages to look at */
 	struct run *all = NULL;
 	size_t nr_all = 0;
 	if (f)
