@@ -252,6 +252,51 @@ def test_checkpoint_and_restore(user):
     assert output.read_bytes() == b"ready\nright\n"
 
 
+FAMILY = """
+import ctypes, mmap, os, pty, struct, sys, time
+libc, size = ctypes.CDLL(None), 16 << 20
+held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS); held.write(os.urandom(size)); check = sum(held[::4096])
+semaphores, queue = libc.semget(0x4d45, 2, 0o1600), libc.msgget(0x4d46, 0o1600)
+assert libc.semctl(semaphores, 1, 16, 9) == 0 and libc.msgsnd(queue, struct.pack("l", 3) + b"text", ctypes.c_size_t(4), 0) == 0
+maker, end = pty.openpty(); os.write(maker, b"typed\\n")
+child = os.fork()
+if child == 0:
+    while not os.path.exists(sys.argv[1]): time.sleep(0.01)
+    os._exit(5 if sum(held[::4096]) == check else 6)
+print("ready", flush=True)
+while not os.path.exists(sys.argv[1]): time.sleep(0.01)
+assert os.waitpid(child, 0)[1] == 5 << 8 and sum(held[::4096]) == check
+assert libc.semget(0x4d45, 2, 0) == semaphores and libc.semctl(semaphores, 1, 12) == 9 and libc.msgget(0x4d46, 0) == queue
+text = ctypes.create_string_buffer(100)
+assert libc.msgrcv(queue, text, ctypes.c_size_t(90), ctypes.c_long(0), 0o4000) == 4 and text.raw[8:12] == b"text"
+assert os.read(end, 100) == b"typed\\n" and os.read(maker, 100) == b"typed\\r\\n"
+os.write(1, b"right\\n")
+"""
+
+
+def test_checkpoint_of_an_isolated_family(user):
+    """Without any right: what forks share, semaphores, a message queue, a pseudo terminal."""
+    output, image, go_on = user.folder / "output", user.folder / "image", user.folder / "go-on"
+    output.touch()
+    os.chown(output, NOBODY, NOBODY)
+
+    def start(command):
+        with open(output, "ab") as out:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=user.folder)
+    process = start(user.box([PYTHON, "-c", FAMILY, go_on], 64 * MIB, "--isolate", "--name", "saved"))
+    assert wait_until(lambda: b"ready" in output.read_bytes() or process.poll() is not None, 20) and process.poll() is None, process.stderr.read()
+    for _ in range(2):
+        status, stdout, stderr, _ = execute(user.command(boxes.MEMBOX, "checkpoint", "saved", image), cwd=user.folder)
+        assert status == 0, stderr
+        assert process.wait(30) == 137
+        process = start(user.command(boxes.MEMBOX, "restore", "--name", "saved", "--swap", user.folder / "swap-restored", image))
+        assert wait_until(lambda: execute(user.command(boxes.MEMBOX, "stat", "saved"))[0] == 0 or process.poll() is not None, 20)
+    go_on.touch()
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, stderr
+    assert output.read_bytes() == b"ready\nright\n"
+
+
 def swapped(user):
     status, stdout, _, _ = execute(user.command(boxes.MEMBOX, "stat", "m", "--json"))
     return json.loads(stdout)["swap_used"] if status == 0 else 0
