@@ -43,13 +43,13 @@ class Slow(threading.Thread):
 
     def __init__(self, source, target, program):
         super().__init__(daemon=True)
-        self.source, self.target, self.program, self.cuts = source, target, program, False
+        self.source, self.target, self.program, self.cuts, self.spoils = source, target, program, False, False
         self.start()
 
     def run(self):
         with contextlib.suppress(BrokenPipeError):
             while not self.cuts and (data := self.source.read1(65536)):
-                self.target.write(data)
+                self.target.write(bytes(byte ^ 1 for byte in data) if self.spoils else data)
                 self.target.flush()
                 time.sleep(len(data) / (RATE if self.program.poll() is None else RATE_BEHIND_THE_SWITCH))
         with contextlib.suppress(BrokenPipeError):
@@ -187,6 +187,18 @@ def test_breaks_and_is_given_up(switched):
     assert membox("kill", one.there).returncode == 0
     assert shell_status(receiver.wait(30)) == 137, one.errors()
     one.finish(one.start("restore", "--isolate", one.image)[1], may_go_back=1)
+
+
+def test_damaged_behind_the_switch(switched):
+    """No more of it is read, which the sender sees; what came before it stays."""
+    one = switched()
+    sender, receiver, pipe = one.slow_pipe()
+    one.await_switch()
+    pipe.spoils = True
+    assert sender.wait(60) == 125 and "may go on there without all of its pages" in one.said(), one.errors()
+    assert wait_until(lambda: "not all of its pages have come: the stream is damaged" in one.errors(), 20), one.errors()
+    assert one.awaited() > 0 and one.resume(one.image).returncode == 0
+    one.finish(receiver)
 
 
 def test_a_damaged_rest_is_seen(switched):
