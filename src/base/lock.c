@@ -9,7 +9,7 @@
  */
 #ifndef NDEBUG
 
-static _Thread_local unsigned char held[LOCK_NR_RANKS];
+static _Thread_local unsigned int held[LOCK_NR_RANKS];
 
 static void violation(const char *what, enum lock_rank rank)
 {
@@ -76,6 +76,13 @@ void lock_destroy(struct lock *lock)
 void lock_take(struct lock *lock)
 {
 	check_order(lock->rank);
+	pthread_mutex_lock(&lock->mutex);
+	note_taken(lock->rank);
+}
+
+void lock_take_another(struct lock *lock)
+{
+	check_order((enum lock_rank)(lock->rank + 1));
 	pthread_mutex_lock(&lock->mutex);
 	note_taken(lock->rank);
 }

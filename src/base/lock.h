@@ -32,6 +32,8 @@ void lock_destroy(struct lock *lock);
 void lock_take(struct lock *lock);
 /* The same, but tries so many times, each 50 ns or more, before it sleeps. */
 void lock_take_eagerly(struct lock *lock, int tries);
+/* One more of a rank of which this thread holds others already: only where no other thread ever holds two of it. */
+void lock_take_another(struct lock *lock);
 bool lock_try(struct lock *lock); /* no rank check: a try cannot deadlock */
 bool lock_try_eagerly(struct lock *lock, int tries);
 void lock_drop(struct lock *lock);

@@ -86,18 +86,37 @@ static void assume_shared(struct member *child, struct member *parent)
 	parent->common = MAX_OF(parent->common, child->shared_anon + child->shared_file);
 }
 
+static int reserve_one(struct members *members)
+{
+	if (members->nr < members->capacity)
+		return 0;
+	uint32_t capacity = members->capacity ? members->capacity * 2 : 64;
+	struct member *items = reallocarray(members->items, capacity, sizeof(*items));
+	if (!items)
+		return -ENOMEM;
+	members->items = items;
+	members->capacity = capacity;
+	return 0;
+}
+
+/* What they share was measured by somebody else: anew, soon. */
+int members_take_over(struct members *members, const struct member *member)
+{
+	int r = reserve_one(members);
+	if (r < 0)
+		return r;
+	members->items[members->nr++] = *member;
+	members->doubt += member->shared_anon + member->shared_file;
+	return 0;
+}
+
 /* A new member. One that shares its parent's memory (vfork) counts nothing until it has its own. */
 static int add_member(struct members *members, pid_t pid, pid_t parent_pid)
 {
 	struct member member = {.pid = pid, .task = pid, .statm = -1, .pidfd = -1, .present = true};
-	if (members->nr == members->capacity) {
-		uint32_t capacity = members->capacity ? members->capacity * 2 : 64;
-		struct member *items = reallocarray(members->items, capacity, sizeof(*items));
-		if (!items)
-			return -ENOMEM;
-		members->items = items;
-		members->capacity = capacity;
-	}
+	int r = reserve_one(members);
+	if (r < 0)
+		return r;
 	member.statm = open_statm(pid);
 	if (member.statm < 0)
 		return 0; /* gone already */
@@ -151,11 +170,8 @@ bool members_has_departed(const struct members *members, pid_t pid)
 	return false;
 }
 
-static int add_departed(struct members *members, pid_t pid)
+int members_take_over_departed(struct members *members, pid_t pid, uint64_t start_time)
 {
-	struct process_info info;
-	if (process_info_read(pid, &info) < 0 || members_has_departed(members, pid))
-		return 0;
 	if (members->nr_departed == members->departed_capacity) {
 		uint32_t capacity = members->departed_capacity ? members->departed_capacity * 2 : 16;
 		struct departed *departed = reallocarray(members->departed, capacity, sizeof(*departed));
@@ -164,8 +180,16 @@ static int add_departed(struct members *members, pid_t pid)
 		members->departed = departed;
 		members->departed_capacity = capacity;
 	}
-	members->departed[members->nr_departed++] = (struct departed){pid, info.start_time};
+	members->departed[members->nr_departed++] = (struct departed){pid, start_time};
 	return 0;
+}
+
+static int add_departed(struct members *members, pid_t pid)
+{
+	struct process_info info;
+	if (process_info_read(pid, &info) < 0 || members_has_departed(members, pid))
+		return 0;
+	return members_take_over_departed(members, pid, info.start_time);
 }
 
 static void forget_departed(struct members *members)

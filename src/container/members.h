@@ -68,6 +68,10 @@ void members_release(struct members *members);
 /* A member that is not below the root (attach). 0, also when it is one already or has just ended; or -errno. */
 int members_add(struct members *members, pid_t pid);
 
+/* One that another program in this process has known (an upgrade): its descriptors are the callee's now. 0 or -ENOMEM. */
+int members_take_over(struct members *members, const struct member *member);
+int members_take_over_departed(struct members *members, pid_t pid, uint64_t start_time);
+
 /*
  * Walks the trees below the roots and below every member that lives (one that was attached, or whose parent has ended, is below nobody
  * else). is_agent tells own helpers apart. gone is called for each member that has ended, before it is

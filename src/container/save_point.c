@@ -11,7 +11,7 @@
 #define WORTH_TRACKING 64 /* anonymous pages of a member */
 
 /* The reclaim thread is the only one that evicts, and stands still. */
-static int settle_pool(struct container *c)
+int container_settle_pool(struct container *c)
 {
 	struct pager *pager = &c->pager;
 	atomic_store(&pager->pool_target, 0);
@@ -30,7 +30,7 @@ int container_save_point_begin(struct container *c, bool track)
 		hold_cover(c, c->frozen);
 	}
 	reclaimer_pause(c->reclaimer);
-	r = settle_pool(c);
+	r = container_settle_pool(c);
 	if (r < 0)
 		container_save_point_end(c);
 	return r;

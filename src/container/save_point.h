@@ -13,5 +13,8 @@ struct container;
  */
 int container_save_point_begin(struct container *c, bool track);
 
+/* Writes the pool, and what is on the way there, to the swap file; with the reclaim thread paused. 0 or -EIO. */
+int container_settle_pool(struct container *c);
+
 /* Lets everything go on. */
 void container_save_point_end(struct container *c);

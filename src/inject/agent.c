@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -29,6 +30,21 @@
 #define PATIENCE 3000 /* naps of one that runs: a minute */
 #define IDLE_COST 6
 #define DISMISS_NS 1000000000
+
+int agent_map_ring(struct agent *agent)
+{
+	size_t bytes = page_ceil(sizeof(*agent->ring));
+	struct stat st;
+	if (fstat(agent->ring_fd, &st) < 0)
+		return -errno;
+	if (st.st_size != (off_t)bytes) /* beyond the end of the file an access is fatal */
+		return -EBADMSG;
+	void *ring = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, agent->ring_fd, 0);
+	if (ring == MAP_FAILED)
+		return -errno;
+	agent->ring = ring;
+	return 0;
+}
 
 static bool is_done(const struct agent *agent)
 {
@@ -206,6 +222,7 @@ void agent_release(struct agent *agent)
 	close(agent->doorbell);
 	close(agent->pidfd);
 	close(agent->stage_uffd);
+	close(agent->ring_fd);
 	munmap(agent->ring, page_ceil(sizeof(*agent->ring)));
 	free(agent);
 }

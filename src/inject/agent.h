@@ -48,6 +48,7 @@ struct agent {
 	remote_addr_t sentinel;
 	remote_addr_t stamp; /* 0: there is none */
 	struct agent_ring *ring; /* mapped here too; private to inject/ */
+	int ring_fd;             /* the memfd that it is */
 	uint32_t requests;       /* made so far */
 	int doorbell;            /* our end of the socket: wakes a sleeping agent; its closing is the lifeline */
 };
@@ -70,6 +71,12 @@ struct agent_params {
  * -EACCES (the program has put itself under a seccomp filter, which would judge our system calls and may kill it for them).
  */
 int agent_create(struct world *world, const struct agent_params *params, struct agent **ret_agent, const char **ret_what);
+
+/*
+ * The same agent, in a keeper that has taken the place of another one by exec (docs/architecture.md, "Upgrade"): the caller has filled everything but the ring, which
+ * is mapped from ring_fd. 0 or -errno.
+ */
+int agent_map_ring(struct agent *agent);
 
 /*
  * Hands nr operations (<= AGENT_MAX_OPS) to the agent, which goes through them in order. 0 or -EINVAL. One user at a time (the address space's

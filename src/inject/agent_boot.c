@@ -546,17 +546,18 @@ int agent_create(struct world *world, const struct agent_params *params, struct 
 		*ret_what = "memory of the agent's ring";
 		return -ENOMEM;
 	}
-	agent->pidfd = agent->uffd = agent->stage_uffd = agent->doorbell = -1;
+	agent->pidfd = agent->uffd = agent->stage_uffd = agent->doorbell = agent->ring_fd = -1;
 	r = birth.memory < 0 ? birth.memory : program_pidfd;
 	if (r >= 0)
 		r = run_birth(&birth);
-	if (birth.memfd >= 0)
-		close(birth.memfd);
 	if (r < 0) {
+		if (birth.memfd >= 0)
+			close(birth.memfd);
 		undo_birth(&birth);
 		*ret_what = birth.what;
 		return r;
 	}
+	agent->ring_fd = birth.memfd;
 	fill_agent(&birth);
 	*ret_agent = agent;
 	return 0;

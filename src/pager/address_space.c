@@ -43,6 +43,32 @@ static struct address_space *address_space_new(struct pager *pager, struct shado
 	return as;
 }
 
+struct address_space *address_space_like(struct pager *pager, const struct address_space *as)
+{
+	struct shadow *shadow = shadow_new();
+	struct address_space *copy = shadow ? address_space_new(pager, shadow, as->uffd) : NULL;
+	if (!copy) {
+		shadow_free(shadow);
+		return NULL;
+	}
+	copy->pid = as->pid;
+	copy->process_seen = as->process_seen;
+	copy->oom_killed = as->oom_killed;
+	copy->broken = as->broken;
+	copy->evicted = as->evicted;
+	copy->pagemap = as->pagemap;
+	copy->maps = as->maps;
+	copy->sentinel = as->sentinel;
+	copy->token = as->token;
+	copy->agent = as->agent;
+	copy->hand = as->hand;
+	copy->fills = as->fills;
+	copy->shares = as->shares;
+	copy->has_saved = as->has_saved;
+	copy->wipe_unchecked = as->wipe_unchecked;
+	return copy;
+}
+
 struct address_space *address_space_get(struct address_space *as)
 {
 	atomic_fetch_add(&as->references, 1);

@@ -101,6 +101,9 @@ int address_space_unmap_stamp(const struct address_space *parent, struct world *
 /* The child of a FORK event: a copy of the table, every slot with one more reference. Layout lock of the parent held. NULL: no memory. */
 struct address_space *address_space_fork(struct address_space *parent, int child_uffd);
 
+/* One with an empty table and the descriptors, agent, places and numbers of another, for a keeper that takes over (hand_over.h). NULL: no memory. */
+struct address_space *address_space_like(struct pager *pager, const struct address_space *as);
+
 /*
  * Takes the layout lock, which others hold often, or for a fault. Whoever holds it for long looks whether a fault waits and lets it go first
  * (address_space_let_faults_in: true when the lock was dropped, and the table may be another one).

@@ -6,12 +6,13 @@
 #include <sodium.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/log.h"
 
 static_assert(CIPHER_KEY_BYTES == crypto_stream_chacha20_ietf_KEYBYTES, "docs/swapfile-format.md");
 
-int cipher_key_new(uint8_t **ret_key)
+static int key_page_new(uint8_t **ret_key)
 {
 	if (sodium_init() < 0)
 		return -EIO;
@@ -21,7 +22,28 @@ int cipher_key_new(uint8_t **ret_key)
 	if (sodium_mlock(key, PAGE_BYTES) < 0)
 		log_debug("swap: the key cannot be locked in memory: errno %d", errno);
 	madvise(key, PAGE_BYTES, MADV_WIPEONFORK);
-	randombytes_buf(key, CIPHER_KEY_BYTES);
+	*ret_key = key;
+	return 0;
+}
+
+int cipher_key_new(uint8_t **ret_key)
+{
+	int r = key_page_new(ret_key);
+	if (r == 0)
+		randombytes_buf(*ret_key, CIPHER_KEY_BYTES);
+	return r;
+}
+
+int cipher_key_read(int fd, uint8_t **ret_key)
+{
+	uint8_t *key;
+	int r = key_page_new(&key);
+	if (r < 0)
+		return r;
+	if (read(fd, key, CIPHER_KEY_BYTES) != (ssize_t)CIPHER_KEY_BYTES) {
+		cipher_key_free(key);
+		return -EBADMSG;
+	}
 	*ret_key = key;
 	return 0;
 }

@@ -13,6 +13,7 @@
  * 0 or -errno.
  */
 int cipher_key_new(uint8_t **ret_key);
+int cipher_key_read(int fd, uint8_t **ret_key); /* the key comes from this pipe */
 void cipher_key_free(uint8_t *key); /* wipes it; NULL: nothing */
 
 /* Encrypts the page of a slot where it lies, or decrypts it. The checksum is that of the plain page. */

@@ -443,6 +443,29 @@ void slot_map_get(struct slot_map *map, slot_t slot)
 		(*references)++;
 }
 
+bool slot_map_adopt(struct slot_map *map, slot_t slot)
+{
+	uint32_t number = slot / CLUSTER_SLOTS, index = slot % CLUSTER_SLOTS;
+
+	if (slot == NO_SLOT || slot >= map->nr_slots)
+		return false;
+	if (!is_present(map, number) && slot_map_begin_reserve(map, number) < 0)
+		return false;
+	struct cluster *cluster = map->clusters[number];
+	if (cluster->state == CLUSTER_RESERVING)
+		slot_map_finish_reserve(map, number, true);
+	if (cluster->references[index]) {
+		slot_map_get(map, slot);
+		return true;
+	}
+	cluster->references[index] = 1;
+	change_bits(cluster, index, 1, true);
+	cluster->nr_free--;
+	map->nr_used++;
+	relist(map, number);
+	return true;
+}
+
 bool slot_map_put(struct slot_map *map, slot_t slot)
 {
 	struct cluster *cluster = cluster_of(map, slot);
@@ -466,6 +489,19 @@ uint32_t slot_map_references(const struct slot_map *map, slot_t slot)
 		return 0;
 	cluster = map->clusters[slot / CLUSTER_SLOTS];
 	return cluster ? cluster->references[slot % CLUSTER_SLOTS] : 0;
+}
+
+slot_t slot_map_next_used(const struct slot_map *map, slot_t from)
+{
+	for (uint64_t slot = from; slot < map->nr_slots; slot++) {
+		const struct cluster *cluster = map->clusters[slot / CLUSTER_SLOTS];
+
+		if (!cluster)
+			slot |= CLUSTER_SLOTS - 1;
+		else if (cluster->references[slot % CLUSTER_SLOTS])
+			return (slot_t)slot;
+	}
+	return NO_SLOT;
 }
 
 void slot_map_set_checksum(struct slot_map *map, slot_t slot, uint64_t checksum)

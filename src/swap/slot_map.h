@@ -53,9 +53,18 @@ void slot_map_finish_reserve(struct slot_map *map, uint32_t cluster, bool ok);
 uint32_t slot_map_begin_punch(struct slot_map *map, uint32_t keep, uint32_t max, uint32_t *ret_cluster);
 void slot_map_finish_punch(struct slot_map *map, uint32_t cluster, uint32_t nr, bool gone);
 
+/*
+ * For books that are made again from what refers to slots: one more reference to a slot that may have had none, in a cluster that is USABLE from then on. False: there is no
+ * such slot, or no memory.
+ */
+bool slot_map_adopt(struct slot_map *map, slot_t slot);
+
 void slot_map_get(struct slot_map *map, slot_t slot);
 bool slot_map_put(struct slot_map *map, slot_t slot); /* true when that left its cluster wholly empty */
 uint32_t slot_map_references(const struct slot_map *map, slot_t slot);
+
+/* The first slot with references at or after this one; NO_SLOT: there is none. */
+slot_t slot_map_next_used(const struct slot_map *map, slot_t from);
 
 void slot_map_set_checksum(struct slot_map *map, slot_t slot, uint64_t checksum);
 uint64_t slot_map_checksum(const struct slot_map *map, slot_t slot);

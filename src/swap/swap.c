@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/lock.h"
 #include "base/log.h"
 #include "base/monotonic.h"
@@ -28,27 +29,6 @@
 #define PUNCH_AT_ONCE 16u
 #define FULL_RETRY_NS 10000000ull /* a full disk is asked again this often ... */
 #define WRITE_RETRY_NS 100000000ull /* ... and this often by writing to it, where the file system promises nothing */
-
-struct swap {
-	struct swap_claim claim;
-	char *path;
-	struct swap_header header;
-	uint64_t seed;
-	uint8_t *key;      /* NULL: not encrypted */
-	uint32_t nr_slots; /* the cap, with the header's slot 0 */
-	bool has_fallocate, is_direct;
-	struct lock lock; /* LOCK_SWAP: the books */
-	struct slot_map *map;
-	uint64_t full_until_ns; /* growing failed: not tried again before */
-	int grow_error;         /* and why: -errno */
-	_Atomic uint64_t no_space_until_ns; /* a write met a full disk: nothing is given out before */
-	off_t ahead_from, ahead_to; /* allocator's thread: space at the end of the file, promised and not used by any cluster yet */
-	struct trimmer *trimmer;
-	void (*freed)(void *context, slot_t slot);
-	void *freed_context;
-	const struct swap_base *base; /* NULL: none */
-	struct pins pinned, collected; /* one reference for each slot of each */
-};
 
 int swap_fd(const struct swap *swap)
 {
@@ -248,8 +228,9 @@ static int prepare_file(struct swap *swap, const struct swap_options *options, s
 	return 0;
 }
 
-static void swap_free(struct swap *swap)
+void swap_free(struct swap *swap)
 {
+	trimmer_free(swap->trimmer);
 	slot_map_free(swap->map);
 	pins_clear(&swap->pinned);
 	pins_clear(&swap->collected);
@@ -259,24 +240,32 @@ static void swap_free(struct swap *swap)
 	free(swap);
 }
 
-int swap_open(const struct swap_options *options, struct swap **ret_swap, struct swap_error *error)
+int swap_new(const char *path, uint32_t nr_slots, const struct swap_base *base, struct swap **ret_swap)
 {
 	struct swap *swap = calloc(1, sizeof(*swap));
 	if (!swap)
-		return swap_error_system(error, options->path, -ENOMEM);
+		return -ENOMEM;
 	lock_init(&swap->lock, LOCK_SWAP);
 	swap->has_fallocate = true;
-	swap->path = strdup(options->path);
-	swap->nr_slots = slots_of(options->size_bytes);
-	swap->base = options->base;
-	int r = swap->path ? slot_map_new(swap->nr_slots, &swap->map) : -ENOMEM;
+	swap->path = strdup(path);
+	swap->nr_slots = nr_slots;
+	swap->base = base;
+	int r = swap->path ? slot_map_new(nr_slots, &swap->map) : -ENOMEM;
 	if (r == 0)
 		r = trimmer_new(trim_step, swap, &swap->trimmer);
-	if (r < 0) {
-		swap_error_system(error, options->path, r);
+	if (r < 0)
 		swap_free(swap);
-		return r;
-	}
+	else
+		*ret_swap = swap;
+	return r;
+}
+
+int swap_open(const struct swap_options *options, struct swap **ret_swap, struct swap_error *error)
+{
+	struct swap *swap;
+	int r = swap_new(options->path, slots_of(options->size_bytes), options->base, &swap);
+	if (r < 0)
+		return swap_error_system(error, options->path, r);
 	r = swap_claim_open(swap->path, &swap->claim, error);
 	if (r == 0) {
 		r = prepare_file(swap, options, error);
@@ -289,7 +278,6 @@ int swap_open(const struct swap_options *options, struct swap **ret_swap, struct
 		}
 	}
 	if (r < 0) {
-		trimmer_free(swap->trimmer);
 		swap_free(swap);
 		return r;
 	}
@@ -299,7 +287,7 @@ int swap_open(const struct swap_options *options, struct swap **ret_swap, struct
 
 void swap_close(struct swap *swap, bool remove_file)
 {
-	trimmer_free(swap->trimmer);
+	trimmer_free(steal_pointer(swap->trimmer));
 	if (remove_file || swap->header.keeps_checkpoint) {
 		swap_claim_unlink(&swap->claim);
 	} else {

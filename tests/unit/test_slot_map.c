@@ -233,6 +233,39 @@ static void references_stick_at_the_top(void **state)
 	slot_map_free(map);
 }
 
+/* What refers to slots is all that is needed to make the books again. */
+static void made_again_from_references(void **state)
+{
+	static struct model m = {.nr_slots = 4000, .seed = 4711};
+	struct slot_map *again;
+	assert_int_equal(slot_map_new(m.nr_slots, &m.map), 0);
+	assert_int_equal(slot_map_new(m.nr_slots, &again), 0);
+	for (slot_t slot = 1; slot < m.nr_slots; slot += 1 + random_below(&m, 40))
+		for (uint32_t n = 1 + random_below(&m, 3); n; n--, m.references[slot]++)
+			assert_true(slot_map_adopt(m.map, slot));
+	for (slot_t slot = slot_map_next_used(m.map, 0); slot != NO_SLOT; slot = slot_map_next_used(m.map, slot + 1)) {
+		assert_int_equal(slot_map_references(m.map, slot), m.references[slot]);
+		for (uint32_t n = m.references[slot]; n; n--)
+			assert_true(slot_map_adopt(again, slot));
+		m.used++;
+	}
+	assert_true(slot_map_check(m.map) && slot_map_check(again));
+	assert_int_equal(slot_map_used(again), slot_map_used(m.map));
+	assert_int_equal(slot_map_used(again), m.used);
+	assert_false(slot_map_adopt(again, NO_SLOT));
+	assert_false(slot_map_adopt(again, m.nr_slots));
+	slot_t first;
+	uint32_t nr, cluster;
+	assert_int_equal(slot_map_alloc_run(again, 8, false, &first, &nr, &cluster), 0); /* between them */
+	for (slot_t slot = 1; slot < m.nr_slots; slot++)
+		for (; m.references[slot]; m.references[slot]--)
+			slot_map_put(again, slot);
+	assert_int_equal(slot_map_used(again), nr);
+	assert_true(slot_map_check(again));
+	slot_map_free(again);
+	slot_map_free(m.map);
+}
+
 static void nonsense_is_refused(void **state)
 {
 	struct slot_map *map;
@@ -256,6 +289,7 @@ int main(void)
 		cmocka_unit_test(runs_follow_each_other),
 		cmocka_unit_test(every_slot_below_the_cap_is_handed_out_and_none_above),
 		cmocka_unit_test(references_stick_at_the_top),
+		cmocka_unit_test(made_again_from_references),
 		cmocka_unit_test(nonsense_is_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
