@@ -67,6 +67,7 @@ int membox_park(struct membox *m);                                             /
 int membox_unpark(struct membox *m);
 int membox_kill(struct membox *m, int signal, uint64_t *ret_signalled);
 int membox_wait(struct membox *m, int *ret_exit_status);                  /* (waits) for the end of the container */
+int membox_upgrade(struct membox *m, const char *program);                 /* (waits) absolute path: takes the place of the keeper's program */
 int membox_swapon(struct membox *m, const char *path, uint64_t size);     /* size 0: as the file system gives */
 int membox_swapoff(struct membox *m);                                     /* (waits) */
 int membox_release(struct membox *m);                                     /* (waits) */

@@ -38,6 +38,7 @@ static const struct verb {
 	{"send", cmd_send, "send a running container to another membox, through standard output"},
 	{"receive", cmd_receive, "let a container go on that comes through standard input"},
 	{"resume", cmd_resume, "give a received container the pages that its stream has lost"},
+	{"upgrade", cmd_upgrade, "let another membox program take over a container that runs"},
 	{"doctor", cmd_doctor, "check what this machine allows, and say what to change"},
 	{"version", cmd_version, "print the version"},
 	{"help", cmd_help, "print this, or the help of a verb: membox help VERB"},
@@ -117,6 +118,8 @@ int main(int argc, char **argv)
 
 		return cmd_version(1, version_argv);
 	}
+	if (!strcmp(argv[1], "take-over")) /* what a keeper calls exec with; nothing for people */
+		return cmd_take_over(argc - 1, argv + 1);
 	verb = find_verb(argv[1]);
 	return verb ? verb->run(argc - 1, argv + 1) : unknown_verb(argv[1]);
 }

@@ -27,5 +27,7 @@ int cmd_unpack(int argc, char **argv);
 int cmd_send(int argc, char **argv);
 int cmd_receive(int argc, char **argv);
 int cmd_resume(int argc, char **argv);
+int cmd_upgrade(int argc, char **argv);
+int cmd_take_over(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_version(int argc, char **argv);

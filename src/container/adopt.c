@@ -20,7 +20,7 @@
 bool container_is_agent(pid_t pid, void *context)
 {
 	struct container *c = context;
-	bool found = pid == c->isolation.init;
+	bool found = pid == c->isolation.init || pid == c->helper;
 	lock_take(&c->spaces_lock);
 	for (struct address_space *as = c->spaces; as && !found; as = as->next)
 		found = as->agent && as->agent->pid == pid;

@@ -70,6 +70,11 @@ struct container {
 	_Atomic int exhaustion;         /* enum exhaustion, by the reclaim thread */
 	_Atomic uint32_t exhausted_seq; /* counts its statements */
 
+	int channel, guardian;   /* to the front, and to the guardian that is the keeper's parent; -1: none */
+	bool front_is_gone;
+	pid_t last_guardian;     /* the one that shares the descriptor table; 0: the first one, which is the keeper's parent */
+	pid_t helper;            /* a child of the keeper that is no member; 0: none */
+
 	_Atomic bool killed;     /* everything is to be killed ... */
 	char reason[256];        /* ... for this reason; written once before killed */
 	_Atomic bool has_reason;
@@ -88,6 +93,7 @@ struct container {
 	uint32_t park_seq;
 	enum release release;
 	struct bring_back *bring_back; /* of release */
+	bool is_being_upgraded;   /* checkpoint/upgrade.h */
 	bool is_being_saved;      /* a checkpoint is under way */
 	struct prefetch *prefetch; /* of a restored container; NULL: there is none (any more) */
 	struct bring_back *leave; /* of members that leave (leave.h); NULL: none do */

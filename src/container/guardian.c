@@ -3,11 +3,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -27,6 +29,7 @@
 #define NAP_US 1000
 #define MAX_NAP_US 100000
 #define FDS "/proc/self/fd"
+#define ANSWER_S 5 /* of the first guardian, which only has to close descriptors */
 
 /*
  * The keeper is dead: its members must not live on. They are known by the pidfds in the shared descriptor table, which the keeper opens when it sees a
@@ -41,6 +44,8 @@
  *     process stays for as long as that is so, without a word. It waits for its first missing page until somebody kills it.
  */
 struct known {
+	pid_t root;   /* below which the orphans are: the first guardian */
+	pid_t spared; /* the guardian that this one takes the place of, see guardian_succeed; 0: none */
 	struct {
 		pid_t pid;
 		int pidfd;
@@ -93,7 +98,7 @@ static void add_children(struct known *known, pid_t parent)
 	static pid_t children[MAX_CHILDREN];
 	int n = process_children(parent, children, MAX_CHILDREN);
 	for (int i = 0; i < n && i < MAX_CHILDREN; i++) {
-		if (is_known(known, children[i]))
+		if (is_known(known, children[i]) || children[i] == getpid() || children[i] == known->spared)
 			continue;
 		int pidfd = pidfd_open_process(children[i]);
 		uint32_t before = known->nr;
@@ -109,7 +114,8 @@ static void find_all(struct known *known)
 {
 	known->nr = 0;
 	descriptors_any("pidfd", add_living, known);
-	add_children(known, getpid());
+	if (known->root == getpid() || known->root == getppid()) /* else it is dead, and somebody else may have its number */
+		add_children(known, known->root);
 	for (uint32_t i = 0, stopped = 0; i < known->nr; i++) {
 		for (; stopped < known->nr; stopped++)
 			pidfd_kill(known->items[stopped].pidfd, SIGSTOP);
@@ -122,9 +128,11 @@ static bool is_needed(int uffd, void *context)
 	return !uffd_is_needless(uffd);
 }
 
-static void kill_all_and_wait(void)
+static void kill_all_and_wait(pid_t root, pid_t spared)
 {
 	static struct known known;
+	known.root = root;
+	known.spared = spared;
 	for (unsigned int nap_us = NAP_US;; nap_us += nap_us < MAX_NAP_US ? nap_us / 16 : 0) {
 		find_all(&known);
 		for (uint32_t i = 0; i < known.nr; i++)
@@ -158,6 +166,107 @@ static pid_t fork_sharing_files(void)
 	return (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
 }
 
+/* This table is shared with nobody: the keeper has called exec since. */
+static void close_all_but(int link, int pidfd)
+{
+	int first = MIN_OF(link, pidfd), last = MAX_OF(link, pidfd);
+	for (int fd = STDIN_FILENO; fd < STDERR_FILENO; fd++)
+		close(fd);
+	if (first > STDERR_FILENO + 1)
+		close_range(STDERR_FILENO + 1, (unsigned)first - 1, 0);
+	if (last > first + 1)
+		close_range((unsigned)first + 1, (unsigned)last - 1, 0);
+	close_range((unsigned)last + 1, ~0u, 0);
+}
+
+/* The keeper has been upgraded and shares its table with another guardian: this one's is of no use any more, and must not keep anything open. */
+static pid_t take_successor(int link, int pidfd, pid_t before)
+{
+	pid_t successor;
+	if (recv(link, &successor, sizeof(successor), MSG_DONTWAIT) != (ssize_t)sizeof(successor))
+		return before;
+	close_all_but(link, pidfd);
+	if (before) {
+		kill(before, SIGKILL);
+		waitpid(before, NULL, __WALL);
+	}
+	send(link, &successor, sizeof(successor), MSG_NOSIGNAL | MSG_DONTWAIT);
+	return successor;
+}
+
+/* Returns the keeper's status, and which guardian shares its descriptor table: 0 for this one. */
+static int watch_keeper(pid_t keeper, int link, pid_t *ret_successor)
+{
+	int pidfd = link < 0 ? -1 : pidfd_open_process(keeper), status = 0;
+	struct pollfd fds[] = {{.fd = pidfd, .events = POLLIN}, {.fd = link, .events = POLLIN}};
+	*ret_successor = 0;
+	while (pidfd >= 0 && !fds[0].revents) {
+		if (poll(fds, ARRAY_LEN(fds), -1) > 0 && fds[1].revents & POLLIN)
+			*ret_successor = take_successor(link, pidfd, *ret_successor);
+	}
+	while (waitpid(keeper, &status, 0) < 0 && errno == EINTR)
+		;
+	return status;
+}
+
+/* It kills everybody, or has nothing to do; orphans are this process's children meanwhile. True when it has ended as it should. */
+static bool wait_for_successor(pid_t successor)
+{
+	int status = 0;
+	pid_t pid;
+	do {
+		pid = waitpid(-1, &status, __WALL);
+	} while (pid != successor && (pid > 0 || errno == EINTR));
+	return pid == successor && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static _Noreturn void successor_main(int keeper, pid_t first, pid_t predecessor, const _Atomic bool *in_order)
+{
+	struct pollfd wait = {.fd = keeper, .events = POLLIN};
+	sigset_t all;
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, NULL);
+	prctl(PR_SET_NAME, GUARDIAN_NAME);
+	while (poll(&wait, 1, -1) <= 0)
+		;
+	if (!atomic_load(in_order))
+		kill_all_and_wait(first, predecessor);
+	_exit(0);
+}
+
+static bool tell_first(int link, pid_t successor)
+{
+	struct pollfd wait = {.fd = link, .events = POLLIN};
+	pid_t answer;
+	return send(link, &successor, sizeof(successor), MSG_NOSIGNAL) == (ssize_t)sizeof(successor) && poll(&wait, 1, ANSWER_S * 1000) > 0 &&
+	       recv(link, &answer, sizeof(answer), MSG_DONTWAIT) == (ssize_t)sizeof(answer);
+}
+
+/*
+ * Races: if the keeper is killed before the first guardian has been told, that one (or the predecessor, which it waits for) has everything that the keeper had when it called exec, and
+ * nothing has come since. The new one may kill everybody at the same time; but not the predecessor, which may be the only one that knows of a child.
+ */
+int guardian_succeed(int link, pid_t predecessor, struct successor *ret)
+{
+	_Atomic bool *in_order = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (in_order == MAP_FAILED)
+		return -errno;
+	int keeper = pidfd_open_process(getpid());
+	if (keeper < 0)
+		return keeper;
+	widen_descriptor_table(keeper);
+	pid_t first = getppid();
+	pid_t pid = (pid_t)syscall(SYS_clone, CLONE_FILES | CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+	if (pid == 0)
+		successor_main(keeper, first, predecessor, in_order);
+	if (pid < 0)
+		return -errno;
+	*ret = (struct successor){.pid = pid, .in_order = in_order};
+	if (!tell_first(link, pid))
+		log_debug("the first guardian does not answer");
+	return 0;
+}
+
 static _Noreturn void guardian_main(const struct run_config *config, struct swap *swap, const struct start_state *start, int channel)
 {
 	sigset_t all;
@@ -168,9 +277,12 @@ static _Noreturn void guardian_main(const struct run_config *config, struct swap
 	if (!config->attach)
 		backstop_create(&backstop, config->name, config->limit_bytes);
 	widen_descriptor_table(channel);
+	int link[2] = {-1, -1};
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, link) < 0)
+		log_debug("no link between guardian and keeper: errno %d", errno);
 	pid_t keeper = fork_sharing_files();
 	if (keeper == 0) {
-		keeper_main(config, swap, &backstop, start, channel);
+		keeper_main(config, swap, &backstop, start, &(struct keeper_links){.channel = channel, .guardian = link[1]});
 		_exit(0);
 	}
 	prctl(PR_SET_NAME, GUARDIAN_NAME);
@@ -182,11 +294,14 @@ static _Noreturn void guardian_main(const struct run_config *config, struct swap
 		_exit(125);
 	}
 	setsid();
-	int status;
-	while (waitpid(keeper, &status, 0) < 0 && errno == EINTR)
-		;
+	pid_t successor;
+	int status = watch_keeper(keeper, link[0], &successor);
+	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+		log_debug("guardian: the keeper has ended with wait status 0x%x", (unsigned)status);
+	bool is_done = successor && wait_for_successor(successor);
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-		kill_all_and_wait();
+		if (!is_done)
+			kill_all_and_wait(getpid(), 0);
 		if (config->detach) /* else the front says it */
 			log_error("the keeper of container %s was killed: the container was ended, no page was lost to it", config->name);
 		if (config->detach && config->swap_is_default) /* else the front does it */

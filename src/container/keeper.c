@@ -35,8 +35,8 @@
 
 struct keeper {
 	struct container container;
-	int channel, signals;
-	bool front_is_gone;
+	int signals;
+	_Atomic bool *in_order; /* see struct successor; NULL: the first guardian sees it by the exit status */
 	bool said_why; /* the container was killed */
 	bool said_arrived;
 };
@@ -46,7 +46,7 @@ static void report(struct keeper *k, enum report_kind kind, int value)
 	struct report r = {.kind = (int)kind, .value = value};
 	if (kind == REPORT_TRACED_STOPPED)
 		r.at_ns = monotonic_ns();
-	if (!k->front_is_gone && send(k->channel, &r, sizeof(r), MSG_NOSIGNAL) < 0)
+	if (!k->container.front_is_gone && send(k->container.channel, &r, sizeof(r), MSG_NOSIGNAL) < 0)
 		log_debug("keeper: cannot report: errno %d", errno);
 }
 
@@ -257,7 +257,7 @@ static void wait_for_work(struct keeper *k, uint64_t timeout_ns)
 {
 	struct pollfd fds[] = {{.fd = k->signals, .events = POLLIN},
 			       {.fd = k->container.event, .events = POLLIN},
-			       {.fd = k->front_is_gone ? -1 : k->channel, .events = POLLIN},
+			       {.fd = k->container.front_is_gone ? -1 : k->container.channel, .events = POLLIN},
 			       {.fd = k->container.config->service ? k->container.config->service->fd : -1, .events = POLLIN}};
 	struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / 1000000000u), .tv_nsec = (long)(timeout_ns % 1000000000u)};
 	if (ppoll(fds, ARRAY_LEN(fds), &timeout, NULL) <= 0)
@@ -267,7 +267,7 @@ static void wait_for_work(struct keeper *k, uint64_t timeout_ns)
 	if (fds[1].revents)
 		drain(k->container.event);
 	if (fds[2].revents & (POLLHUP | POLLERR)) { /* the front was killed: nobody waits for this container any more */
-		k->front_is_gone = true;
+		k->container.front_is_gone = true;
 		if (!k->container.config->detach)
 			container_kill(&k->container, "the process that started it was killed");
 	}
@@ -362,18 +362,23 @@ static int prepare(struct keeper *k, const struct run_config *config, struct swa
 }
 
 /* The threads start after the program: it is forked from a process with one thread, and without the swap file's key. */
-static int start_threads(struct container *c)
+static int start_pager(struct container *c)
 {
 	struct pager_callbacks callbacks = {
 		.forked = on_forked, .need_reclaim = on_need_reclaim, .fatal = on_fatal, .context = c};
 	bool isolated = c->config->isolate;
-	int r = c->swap && c->config->encrypt ? swap_encrypt(c->swap) : 0;
-	if (r < 0)
-		return r;
 	struct pager_home home = {.proc = isolated ? c->isolation.proc : open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC),
 				  .reaper = isolated ? c->isolation.init : getpid()};
-	r = home.proc < 0 ? -errno : pager_init(&c->pager, c->swap, &c->stats, &c->charge, &home, &callbacks);
+	int r = home.proc < 0 ? -errno : pager_init(&c->pager, c->swap, &c->stats, &c->charge, &home, &callbacks);
 	c->pager.forkless = !requirements_have_fork_events();
+	return r;
+}
+
+static int start_threads(struct container *c)
+{
+	int r = c->swap && c->config->encrypt ? swap_encrypt(c->swap) : 0;
+	if (r == 0)
+		r = start_pager(c);
 	return r < 0 ? r : reclaimer_start(c, &c->reclaimer);
 }
 
@@ -420,12 +425,56 @@ static void shut_down(struct keeper *k)
 		swap_close(c->swap, c->swap_is_default);
 }
 
-void keeper_main(const struct run_config *config, struct swap *swap, const struct backstop *backstop, const struct start_state *start, int channel)
+static struct keeper keeper;
+
+/* Until the container is empty. */
+static void live(struct keeper *k)
 {
-	static struct keeper keeper;
+	const struct run_config *config = k->container.config;
+	scheduling_preempt();
+	serve(k);
+	if (config->service)
+		config->service->ended(config->service, &k->container);
+	shut_down(k);
+	if (k->in_order)
+		atomic_store(k->in_order, true);
+	report(k, REPORT_ENDED, k->container.exit_status);
+	FAULT_REPORT();
+}
+
+void keeper_go_on(const struct run_config *config, const struct keeper_links *links, const struct successor *successor)
+{
+	struct keeper *k = &keeper;
+	struct container *c = &k->container;
+	c->channel = links->channel;
+	c->guardian = links->guardian;
+	k->in_order = successor->in_order;
+	int r = prepare(k, config, NULL, &(struct backstop){0});
+	if (r == 0)
+		r = config->handed->begin(config->handed->context, c);
+	if (r == 0)
+		r = start_pager(c);
+	if (r == 0)
+		r = config->handed->fill(config->handed->context, c);
+	if (r == 0)
+		r = reclaimer_start(c, &c->reclaimer);
+	if (r == 0)
+		r = config->handed->serve(config->handed->context, c);
+	if (r < 0) {
+		log_error("the keeper of container %s cannot go on after the upgrade: %s", config->name, strerror(-r));
+		_exit(EXIT_FAILURE);
+	}
+	FAULT_POINT("upgrade.taken_over");
+	live(k);
+}
+
+void keeper_main(const struct run_config *config, struct swap *swap, const struct backstop *backstop, const struct start_state *start,
+		 const struct keeper_links *links)
+{
 	struct keeper *k = &keeper;
 	FAULT_ARM();
-	k->channel = channel;
+	k->container.channel = links->channel;
+	k->container.guardian = links->guardian;
 	k->container.begin_ns = monotonic_ns();
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	int r = prepare(k, config, swap, backstop);
@@ -453,11 +502,5 @@ void keeper_main(const struct run_config *config, struct swap *swap, const struc
 	} else if (config->restore && config->restore->start(config->restore->context, &k->container) < 0) {
 		container_kill(&k->container, "it could not be restored");
 	}
-	scheduling_preempt();
-	serve(k);
-	if (config->service)
-		config->service->ended(config->service, &k->container);
-	shut_down(k);
-	report(k, REPORT_ENDED, k->container.exit_status);
-	FAULT_REPORT();
+	live(k);
 }

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <signal.h>
+#include <stdatomic.h>
 
 #include "container/run.h"
 
@@ -44,5 +45,30 @@ pid_t guardian_start(const struct run_config *config, struct swap *swap, const s
 
 struct backstop;
 
+/* What the keeper has of the others. */
+struct keeper_links {
+	int channel;  /* to the front */
+	int guardian; /* to the first guardian; -1: it cannot be told of another one */
+};
+
 /* The keeper's whole life. Returns when the container is empty. */
-void keeper_main(const struct run_config *config, struct swap *swap, const struct backstop *backstop, const struct start_state *start, int channel);
+void keeper_main(const struct run_config *config, struct swap *swap, const struct backstop *backstop, const struct start_state *start,
+		 const struct keeper_links *links);
+
+/*
+ * The same after an upgrade: the rest of a keeper's life. What it takes over comes from config->handed. The guardian must have been succeeded before.
+ */
+struct successor;
+void keeper_go_on(const struct run_config *config, const struct keeper_links *links, const struct successor *successor);
+
+/*
+ * exec gives the keeper a descriptor table of its own, so it needs another guardian that shares it. That one is a child of the first guardian, which remains the keeper's parent and
+ * takes care of its exit status and of orphans.
+ */
+struct successor {
+	pid_t pid;
+	_Atomic bool *in_order; /* set by the keeper at its end: nobody is to be killed */
+};
+
+/* By a keeper with one thread, before it has threads or reads any message. predecessor: the guardian that shared the table before exec; 0: the first one. 0 or -errno. */
+int guardian_succeed(int link, pid_t predecessor, struct successor *ret);

@@ -30,6 +30,14 @@ struct attach_source {
 
 struct swap_base;
 
+/* What a keeper takes over from the program that was in its place before an upgrade (checkpoint/take_over.h). Called in the keeper, with one thread. 0 or -errno. */
+struct handed_source {
+	int (*begin)(void *context, struct container *c); /* the swap file and the container's own numbers */
+	int (*fill)(void *context, struct container *c);  /* with a pager: members and address spaces */
+	int (*serve)(void *context, struct container *c); /* with a reclaim thread, which a fault may need: they are served from now on */
+	void *context;
+};
+
 /* What makes the processes of a container again that was checkpointed. Called in the keeper, on the container thread. */
 struct restore_source {
 	/* All of them, held, with their state but for the pages that come as faults: the first one's pid, or -errno with nothing left behind, after a line on stderr. */
@@ -64,6 +72,7 @@ struct run_config {
 	uint32_t nr_attach;
 	const struct attach_source *attach_source; /* NULL: what is a member of another container is refused */
 	const struct restore_source *restore;      /* NULL: argv is started; else it is only shown */
+	const struct handed_source *handed;        /* NULL: the container is new */
 	struct container_service *service; /* NULL: none */
 };
 

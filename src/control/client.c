@@ -415,6 +415,15 @@ int membox_wait(struct membox *m, int *ret_exit_status)
 	return r;
 }
 
+int membox_upgrade(struct membox *m, const char *program)
+{
+	json_object *members = json_object_new_object();
+
+	if (members)
+		json_object_object_add(members, "program", json_object_new_string(program));
+	return ask_number(m, "upgrade", members, NULL, NULL);
+}
+
 int membox_swapon(struct membox *m, const char *path, uint64_t size)
 {
 	json_object *members = with_number("size", size);

@@ -251,6 +251,28 @@ int runtime_folder_create(const char *name, struct runtime_folder **ret, struct 
 	return 0;
 }
 
+struct runtime_handed runtime_folder_hand_over(const struct runtime_folder *folder)
+{
+	return (struct runtime_handed){.path = folder->path, .runtime = folder->runtime, .folder = folder->folder, .lock = folder->lock};
+}
+
+struct runtime_folder *runtime_folder_take_over(const struct runtime_handed *handed)
+{
+	const char *slash = strrchr(handed->path, '/');
+	struct runtime_folder *f = new_folder(slash ? slash + 1 : handed->path);
+
+	if (!f)
+		return NULL;
+	f->path = strdup(handed->path);
+	f->runtime = handed->runtime;
+	f->folder = handed->folder;
+	f->lock = handed->lock;
+	if (f->path)
+		return f;
+	runtime_folder_release(f);
+	return NULL;
+}
+
 const char *runtime_folder_path(const struct runtime_folder *folder)
 {
 	return folder->path;

@@ -27,6 +27,14 @@ bool runtime_name_is_valid(const char *name);
  */
 int runtime_folder_create(const char *name, struct runtime_folder **ret, struct runtime_error *error);
 
+/* To another program in this process, with its descriptors (an upgrade): they are the new folder's. NULL: no memory. */
+struct runtime_handed {
+	const char *path;
+	int runtime, folder, lock;
+};
+struct runtime_handed runtime_folder_hand_over(const struct runtime_folder *folder);
+struct runtime_folder *runtime_folder_take_over(const struct runtime_handed *handed);
+
 const char *runtime_folder_path(const struct runtime_folder *folder); /* for messages */
 
 /* A listening socket (close-on-exec, nonblocking) at RUNTIME/NAME/control with mode 0600; the descriptor, or -errno. */

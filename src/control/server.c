@@ -7,9 +7,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
+#include "checkpoint/handed.h"
 #include "checkpoint/handover.h"
 #include "checkpoint/save.h"
+#include "checkpoint/upgrade.h"
 #include "control/verbs.h"
 
 #define PROTOCOL_VERSION 1
@@ -34,6 +37,7 @@ struct client {
 struct control_server {
 	struct container_service service; /* first: the keeper gives it back to us */
 	const struct runtime_folder *folder;
+	struct upgrade_control hands_over;
 	bool is_announced; /* the keeper's pid is in the folder */
 	int listener, epoll;
 	struct client *clients;
@@ -83,6 +87,7 @@ static void end_request(struct client *client)
 	json_object_put(client->request.members);
 	json_object_put(client->request.reply);
 	save_free(client->request.save);
+	upgrade_free(client->request.upgrade);
 	client->request = (struct request){0};
 }
 
@@ -168,7 +173,7 @@ static json_object *parse(const char *line, size_t len)
 	return NULL;
 }
 
-static void take_line(struct client *client, struct container *c, const char *line, size_t len)
+static void take_line(struct control_server *server, struct client *client, struct container *c, const char *line, size_t len)
 {
 	json_object *object = parse(line, len);
 	if (!object) {
@@ -181,17 +186,17 @@ static void take_line(struct client *client, struct container *c, const char *li
 		json_object_put(object);
 		return;
 	}
-	client->request = (struct request){.verb = verb, .owner = client, .members = object, .reply = new_reply(true)};
+	client->request = (struct request){.verb = verb, .owner = client, .members = object, .reply = new_reply(true), .control = &server->hands_over};
 	conclude(client, control_begin(&client->request, c));
 }
 
 /* Complete lines, one request at a time: the next one waits until the one under way has been answered. */
-static void take_lines(struct client *client, struct container *c)
+static void take_lines(struct control_server *server, struct client *client, struct container *c)
 {
 	char *end;
 	while (!client->request.verb && !client->is_closing && (end = memchr(client->in, '\n', client->in_bytes))) {
 		size_t len = (size_t)(end - client->in);
-		take_line(client, c, client->in, len);
+		take_line(server, client, c, client->in, len);
 		client->in_bytes -= len + 1;
 		memmove(client->in, end + 1, client->in_bytes);
 	}
@@ -306,7 +311,7 @@ static void serve_client(struct control_server *server, struct client *client, s
 	struct request *request = &client->request;
 	if (request->verb && request->verb->step)
 		conclude(client, request->verb->step(request, c));
-	take_lines(client, c);
+	take_lines(server, client, c);
 	if (client->fd >= 0)
 		transmit(server, client);
 	if (client->fd >= 0 && client->is_closing && !request->verb && client->out_bytes == 0)
@@ -383,18 +388,102 @@ static void ended(struct container_service *service, struct container *c)
 		say_last_words(client, c);
 }
 
-int control_server_new(const struct runtime_folder *folder, struct control_server **ret_server)
+/* ---- upgrade ---- */
+
+/* A request that waits for the end is begun again there; one that works is not handed over, so there is none but the upgrade itself. */
+static bool describe_client(struct handed *handed, struct client *client, Upgrade__Client *m)
+{
+	struct arena *arena = &handed->arena;
+	const struct request *request = &client->request;
+	bool waits = request->verb && !request->verb->step;
+	const char *line = waits ? json_object_to_json_string_ext(request->members, JSON_C_TO_STRING_PLAIN) : "";
+	char *unread = arena_alloc(arena, strlen(line) + 1 + client->in_bytes);
+	if (!unread)
+		return false;
+	m->fd = handed_fd(handed, client->fd);
+	m->unread.data = (uint8_t *)unread;
+	unread = stpcpy(unread, line);
+	if (waits)
+		*unread++ = '\n';
+	memcpy(unread, client->in, client->in_bytes);
+	m->unread.len = (size_t)(unread - (char *)m->unread.data) + client->in_bytes;
+	m->unsent.len = client->out_bytes - client->out_sent;
+	m->unsent.data = arena_copy(arena, client->out + client->out_sent, m->unsent.len);
+	m->is_closing = client->is_closing;
+	m->has_asked = request->upgrade != NULL;
+	return m->unsent.data;
+}
+
+static bool works(void *context)
+{
+	struct control_server *server = context;
+	for (const struct client *client = server->clients; client; client = client->next)
+		if (client->request.verb && client->request.verb->step && !client->request.upgrade)
+			return true;
+	return false;
+}
+
+static Upgrade__Control *describe_control(void *context, struct handed *handed)
+{
+	struct control_server *server = context;
+	struct arena *arena = &handed->arena;
+	struct runtime_handed folder = runtime_folder_hand_over(server->folder);
+	Upgrade__Control *control = arena_alloc(arena, sizeof(*control));
+	if (!control)
+		return NULL;
+	upgrade__control__init(control);
+	control->folder_path = arena_strdup(arena, folder.path);
+	control->runtime = handed_fd(handed, folder.runtime);
+	control->folder = handed_fd(handed, folder.folder);
+	control->lock = handed_fd(handed, folder.lock);
+	control->listener = handed_fd(handed, server->listener);
+	for (struct client *client = server->clients; client; client = client->next) {
+		Upgrade__Client *m = arena_alloc(arena, sizeof(*m));
+		Upgrade__Client **slot = m && client->fd >= 0 ? arena_grow(arena, &control->clients, control->n_clients, sizeof(*slot)) : NULL;
+		if (!slot)
+			continue;
+		upgrade__client__init(m);
+		*slot = m;
+		control->n_clients += describe_client(handed, client, m);
+	}
+	return control;
+}
+
+static void take_client(struct control_server *server, const Upgrade__Client *m)
+{
+	admit(server, m->fd);
+	struct client *client = server->clients;
+	if (!client || client->fd != m->fd || m->unread.len > LINE_MAX_BYTES)
+		return;
+	memcpy(client->in, m->unread.data, m->unread.len);
+	client->in_bytes = m->unread.len;
+	client->is_closing = m->is_closing;
+	client->out = m->unsent.len ? malloc(m->unsent.len) : NULL;
+	client->is_closing |= m->unsent.len && !client->out;
+	if (client->out) {
+		memcpy(client->out, m->unsent.data, m->unsent.len);
+		client->out_bytes = m->unsent.len;
+	}
+	if (!m->has_asked)
+		return;
+	json_object *reply = new_reply(true);
+	json_object_object_add(reply, "keeper", json_object_new_int(getpid()));
+	json_object_object_add(reply, "program_version", json_object_new_string(MEMBOX_VERSION));
+	queue_reply(client, reply);
+	json_object_put(reply);
+}
+
+static int server_new(const struct runtime_folder *folder, int listener, struct control_server **ret_server)
 {
 	struct control_server *server = calloc(1, sizeof(*server));
 	struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
 	if (!server)
 		return -ENOMEM;
-	*server = (struct control_server){.service = {.serve = serve, .ended = ended}, .folder = folder, .listener = -1};
+	*server = (struct control_server){.service = {.serve = serve, .ended = ended}, .folder = folder, .listener = listener};
+	server->hands_over = (struct upgrade_control){.works = works, .describe = describe_control, .context = server};
 	server->epoll = epoll_create1(EPOLL_CLOEXEC);
 	int r = server->epoll < 0 ? -errno : 0;
 	if (r == 0)
-		r = server->listener = runtime_folder_listen(folder);
-	if (r >= 0)
 		r = epoll_ctl(server->epoll, EPOLL_CTL_ADD, server->listener, &event) < 0 ? -errno : 0;
 	if (r < 0) {
 		control_server_free(server);
@@ -403,6 +492,21 @@ int control_server_new(const struct runtime_folder *folder, struct control_serve
 	server->service.fd = server->epoll;
 	*ret_server = server;
 	return 0;
+}
+
+
+int control_server_take_over(const struct runtime_folder *folder, const Upgrade__Control *handed, struct control_server **ret_server)
+{
+	int r = server_new(folder, handed->listener, ret_server);
+	for (size_t i = handed->n_clients; r == 0 && i-- > 0;)
+		take_client(*ret_server, handed->clients[i]);
+	return r;
+}
+
+int control_server_new(const struct runtime_folder *folder, struct control_server **ret_server)
+{
+	int listener = runtime_folder_listen(folder);
+	return listener < 0 ? listener : server_new(folder, listener, ret_server);
 }
 
 struct container_service *control_server_service(struct control_server *server)

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "checkpoint/upgrade.pb-c.h"
 #include "container/service.h"
 #include "control/runtime_folder.h"
 
@@ -14,6 +15,9 @@ struct control_server;
  * when the container has ended. 0 or -errno.
  */
 int control_server_new(const struct runtime_folder *folder, struct control_server **ret_server);
+
+/* The one of the program that was in this keeper's place before an upgrade, with its connections. 0 or -errno. */
+int control_server_take_over(const struct runtime_folder *folder, const Upgrade__Control *handed, struct control_server **ret_server);
 
 /* For struct run_config. */
 struct container_service *control_server_service(struct control_server *server);

@@ -11,6 +11,7 @@
 #include "checkpoint/arrivals.h"
 #include "checkpoint/handover.h"
 #include "checkpoint/save.h"
+#include "checkpoint/upgrade.h"
 #include "container/leave.h"
 #include "container/prefetch.h"
 #include "container/release.h"
@@ -463,6 +464,23 @@ static int begin_migration(struct request *request, struct container *c)
 	return 0;
 }
 
+static int step_upgrade(struct request *request, struct container *c)
+{
+	struct checkpoint_error error = {0};
+	int r = upgrade_step(request->upgrade, request->control, &error);
+	return r == -EINPROGRESS ? r : refuse_checkpoint(request, r, &error);
+}
+
+static int begin_upgrade(struct request *request, struct container *c)
+{
+	struct checkpoint_error error = {0};
+	const char *file = json_object_get_string(json_object_object_get(request->members, "program"));
+	if (file[0] != '/')
+		return refuse(request, -EINVAL, "the path is not absolute", NULL);
+	int r = upgrade_begin(c, file, &request->upgrade, &error);
+	return r < 0 ? refuse_checkpoint(request, r, &error) : -EINPROGRESS;
+}
+
 static int begin_wait(struct request *request, struct container *c)
 {
 	return -EINPROGRESS;
@@ -493,6 +511,7 @@ static const struct control_verb verbs[] = {
 	{"sent", {{"go_on", json_type_boolean, false}}, begin_sent, NULL, false},
 	{"migrate", {{"to", json_type_string, true}, {"from", json_type_string, false}}, begin_migrate, step_migrate, true},
 	{"migration", {{0}}, begin_migration, NULL, false},
+	{"upgrade", {{"program", json_type_string, true}}, begin_upgrade, step_upgrade, true},
 	{"wait", {{0}}, begin_wait, NULL, false},
 };
 
@@ -500,7 +519,7 @@ static const struct control_verb verbs[] = {
 static bool disturbs_migration(const struct control_verb *verb)
 {
 	return verb->begin == begin_park || verb->begin == begin_swapon || verb->begin == begin_swapoff || verb->begin == begin_release ||
-	       verb->begin == begin_checkpoint;
+	       verb->begin == begin_checkpoint || verb->begin == begin_upgrade;
 }
 
 int control_begin(struct request *request, struct container *c)

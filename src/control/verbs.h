@@ -12,6 +12,8 @@
 #include "migrate/migration.h"
 
 struct save;
+struct upgrade;
+struct upgrade_control;
 
 struct request {
 	const struct control_verb *verb;
@@ -23,6 +25,8 @@ struct request {
 	struct squeeze squeeze;
 	struct save *save; /* of a checkpoint under way */
 	struct migration *migration;
+	struct upgrade *upgrade;
+	const struct upgrade_control *control; /* the server, as an upgrade hands it over */
 };
 
 struct control_member {

@@ -213,6 +213,7 @@ static struct fault_site *site_of_syscall(unsigned long number)
 	static struct named_site known[] = {
 		NAMED(SYS_, pidfd_open), NAMED(SYS_, pidfd_getfd), NAMED(SYS_, pidfd_send_signal), NAMED(SYS_, kcmp), NAMED(SYS_, process_madvise),
 		NAMED(SYS_, clone3), NAMED(SYS_, futex), NAMED(SYS_, get_robust_list), NAMED(SYS_, userfaultfd), NAMED(SYS_, sched_setattr),
+		NAMED(SYS_, execveat),
 	};
 	return find_site(known, ARRAY_LEN(known), number, FAULT_SITE("syscall"));
 }

@@ -318,3 +318,13 @@ def test_migrate(user):
     finally:
         box.kill()
     assert stdout == b"%d prefer:0\n" % (120 * (96 << 8)), stderr
+
+
+def test_is_not_upgraded(user):
+    """Traced processes and stamps are not handed over: refused, and the program goes on."""
+    holder = subprocess.Popen(user.box([victim("hold-memory"), 48], 24 * MIB, "--name", "ordinary"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "ready\n"
+    status, _, stderr, _ = execute(user.command(boxes.MEMBOX, "upgrade", "ordinary"))
+    assert status == 1 and "its processes are traced" in stderr, stderr
+    stdout, _ = holder.communicate(timeout=60)
+    assert (holder.returncode, stdout) == (0, "right\n")
