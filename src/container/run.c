@@ -20,6 +20,8 @@
 #define EXIT_FAILED 125
 #define EXIT_CANNOT_EXECUTE 126
 #define EXIT_NOT_FOUND 127
+#define BUSY_PATIENCE_NS 1000000000ull
+#define BUSY_NAP_US 5000
 
 static const int forwarded[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGWINCH, SIGCONT, SIGPIPE, SIGIO};
 
@@ -32,6 +34,18 @@ struct front {
 	bool detached; /* the program has been started and goes on without this process */
 };
 
+/* Requests to io_uring outlive a keeper that was killed, and hold the file, with its lock, until the disk has answered: writes that still come must not meet a new container's. */
+static int open_when_free(const struct swap_options *options, struct swap **ret_swap, struct swap_error *error)
+{
+	int r = -EBUSY;
+	for (uint64_t begin = monotonic_ns(); r == -EBUSY && monotonic_ns() - begin < BUSY_PATIENCE_NS;) {
+		r = swap_open(options, ret_swap, error);
+		if (r == -EBUSY)
+			usleep(BUSY_NAP_US);
+	}
+	return r;
+}
+
 static int open_swap(const struct run_config *config, struct swap **ret_swap)
 {
 	struct swap_error error;
@@ -43,7 +57,7 @@ static int open_swap(const struct run_config *config, struct swap **ret_swap)
 	*ret_swap = NULL;
 	if (!config->swap_path)
 		return 0;
-	int r = swap_open(&options, ret_swap, &error);
+	int r = open_when_free(&options, ret_swap, &error);
 	if (r < 0)
 		log_error("%s", error.text);
 	return r;

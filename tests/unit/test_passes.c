@@ -32,7 +32,7 @@ static struct script {
 	uint32_t moved_before_failure; /* of the pages of a call that fails */
 	uint32_t per_process;
 	uint32_t moves, waits, asked_to_evict;
-	unsigned moves_before_wait, waited_before[PASSES_MAX + 1], nr_waited;
+	unsigned moves_before_wait, waited_before[2 * PASSES_MAX], nr_waited;
 	uint32_t per_batch;
 	uint32_t moved_to[NODES];
 	uint32_t at_once[64], nr_at_once;
