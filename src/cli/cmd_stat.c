@@ -80,12 +80,12 @@ static void print_head(json_object *object)
 static void print_nodes(json_object *object)
 {
 	char text[SIZE_TEXT_MAX];
-	json_object *nodes;
+	json_object *nodes = object_array(object, "nodes");
 
-	if (!json_object_object_get_ex(object, "nodes", &nodes))
+	if (!nodes)
 		return;
 	printf("%-10s  ", "nodes");
-	for (size_t i = 0; i < json_object_array_length(nodes); i++) {
+	for (size_t i = 0; i < array_length(nodes); i++) {
 		json_object *node = json_object_array_get_idx(nodes, i);
 
 		printf("%s%s on %" PRIu64, i ? ", " : "", format_size_short(object_number(node, "rss"), text), object_number(node, "node"));
