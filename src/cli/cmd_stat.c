@@ -41,7 +41,8 @@ static void flatten(json_object *object)
 
 	if (!json_object_object_get_ex(object, "figures", &figures) || !json_object_is_type(figures, json_type_object))
 		return;
-	json_object_object_foreach(figures, name, value) {
+	_cleanup_object_ json_object *kept = json_object_get(figures); /* one of them may have the name of all */
+	json_object_object_foreach(kept, name, value) {
 		json_object_object_add(object, name, json_object_get(value));
 	}
 	json_object_object_del(object, "figures");
