@@ -1,6 +1,5 @@
 #include "checkpoint/arrivals.h"
 
-#include <endian.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -11,7 +10,6 @@
 #include "base/event.h"
 #include "base/fault.h"
 #include "base/log.h"
-#include "base/xxh3.h"
 #include "container/container.h"
 
 struct arrivals {
@@ -99,9 +97,7 @@ static int take_pages(struct arrivals *a, const struct pack_record *record, cons
 	if (record->first >= SLOT_OF_BASE)
 		return -EBADMSG;
 	for (uint32_t i = 0; i < record->nr; i++) {
-		memcpy(&checksums[i], body + i * sizeof(*checksums), sizeof(*checksums));
-		checksums[i] = le64toh(checksums[i]);
-		if (!checksums[i] || XXH3_64bits_withSeed(pages + i * PAGE_BYTES, PAGE_BYTES, a->seed) != checksums[i])
+		if (!unpack_check_page(record, body, i, a->seed, &checksums[i]) || !checksums[i])
 			return -EBADMSG;
 	}
 	for (uint32_t i = 0, n; r == 0 && i < record->nr; i += MAX_OF(n, 1u)) {

@@ -50,12 +50,19 @@ static int open_object(struct saved_process *p, const char *path, const char *na
 	return checkpoint_fail(&p->saving->error, -error, "process %d: %.100s cannot be read (%s): that needs CAP_CHECKPOINT_RESTORE", p->pid, name, strerror(error));
 }
 
+bool object_is_saved(const Image__Image *image, uint64_t id)
+{
+	for (size_t i = 0; i < image->n_objects; i++)
+		if (image->objects[i]->id == id)
+			return true;
+	return false;
+}
+
 static int save_object(struct saved_process *p, int fd, const struct stat *st, const char *name, uint64_t id)
 {
 	struct saving *saving = p->saving;
-	for (size_t i = 0; i < saving->image->n_objects; i++)
-		if (saving->image->objects[i]->id == id)
-			return 0;
+	if (object_is_saved(saving->image, id))
+		return 0;
 	Image__Object **slot = arena_grow(&saving->arena, &saving->image->objects, saving->image->n_objects, sizeof(*slot));
 	Image__Object *object = arena_alloc(&saving->arena, sizeof(*object));
 	if (!slot || !object)

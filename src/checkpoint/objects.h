@@ -18,6 +18,8 @@ int object_find(struct saved_process *p, const char *path, const char *name, uin
 #define OBJECT_OF_SEGMENT (UINT64_C(1) << 63)
 int object_find_as(struct saved_process *p, const char *path, const char *name, uint64_t id);
 
+bool object_is_saved(const Image__Image *image, uint64_t id);
+
 /* Makes all of them, in descriptors of the keeper above `above`. 0 or -errno with the reason. */
 int objects_restore(struct restoring *restoring, int above);
 void objects_close(struct restoring *restoring);

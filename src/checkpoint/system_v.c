@@ -64,14 +64,6 @@ int system_v_save_mapping(struct saved_process *p, Image__Mapping *m, uint64_t i
 	return r < 0 ? r : 1;
 }
 
-static bool is_saved(const Image__Image *image, uint64_t object)
-{
-	for (size_t i = 0; i < image->n_objects; i++)
-		if (image->objects[i]->id == object)
-			return true;
-	return false;
-}
-
 /* A segment that nobody has attached is read where we attach it. */
 static int save_detached(struct saved_process *p, int id, uint64_t bytes)
 {
@@ -135,7 +127,7 @@ static int save_segment(struct saved_process *p, int id)
 	int r = check_owner(saving, SHARED_MEMORY, id, &ds.shm_perm);
 	for (size_t i = 0; r == 0 && i < saving->image->n_processes; i++)
 		r = check_pieces(p, saving->image->processes[i], s->id, s->bytes);
-	return r == 0 && !is_saved(saving->image, s->object) ? save_detached(p, id, s->bytes) : r;
+	return r == 0 && !object_is_saved(saving->image, s->object) ? save_detached(p, id, s->bytes) : r;
 }
 
 static int save_semaphores(struct saved_process *p, int id)

@@ -24,22 +24,6 @@ static const char usage[] =
 	"\n"
 	"Exit code 0; 1 when the container refuses (nothing is missing) or there is none of that name; 125 when the stream is damaged, or membox itself failed.\n";
 
-/* Beside the swap file, until the container has taken from it what it needs. NULL after one line on stderr. */
-static char *folder_for(struct membox *m, const char *name)
-{
-	int r;
-	char *folder = NULL;
-	_cleanup_object_ json_object *object = request_object(m, "describe", &r);
-	const char *swap = object ? object_text(object, "swap_file") : NULL;
-	if (r)
-		log_error("%s", membox_error(m));
-	else if (!swap)
-		log_error("%s: it has no swap file, beside which its pages could be stored", name);
-	else if (asprintf(&folder, "%s.rest", swap) < 0)
-		folder = NULL;
-	return folder;
-}
-
 static int give(struct membox *m, const char *folder)
 {
 	_cleanup_object_ json_object *members = json_object_new_object();
@@ -66,7 +50,8 @@ int cmd_resume(int argc, char **argv)
 		code = request_connect(line.words[0], WAIT_FOR_WORK, &m);
 	if (code)
 		return code;
-	folder = folder_for(m, line.words[0]);
+	/* Until the container has taken from it what it needs. */
+	folder = request_beside_swap(m, line.words[0], ".rest", "beside which its pages could be stored");
 	if (!folder || unpacking_run("receiving", line.nr_words == 2 ? line.words[1] : "-", folder, &pages) < 0)
 		return EXIT_MEMBOX_FAILED;
 	packing_block_signals(); /* until the folder is gone again */

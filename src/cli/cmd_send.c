@@ -76,22 +76,6 @@ static int parse(int argc, char **argv, struct command *ret)
 	return packing_check_options(&ret->packing);
 }
 
-/* Beside the swap file, where the checkpoint has to be. NULL after one line on stderr. */
-static char *default_folder(struct membox *m, const char *name)
-{
-	int r;
-	char *folder = NULL;
-	_cleanup_object_ json_object *object = request_object(m, "describe", &r);
-	const char *swap = object ? object_text(object, "swap_file") : NULL;
-	if (r)
-		log_error("%s", membox_error(m));
-	else if (!swap)
-		log_error("%s: it has no swap file, through which it is sent (membox swapon gives it one)", name);
-	else if (asprintf(&folder, "%s.sent", swap) < 0)
-		folder = NULL;
-	return folder;
-}
-
 /* 0, or the exit code after one line on stderr. */
 static int check_folder(const char *folder)
 {
@@ -161,7 +145,8 @@ int cmd_send(int argc, char **argv)
 	code = request_connect(command.name, WAIT_FOR_WORK, &m);
 	if (code)
 		return code;
-	folder = command.folder ? request_absolute_path("send", command.folder) : default_folder(m, command.name);
+	folder = command.folder ? request_absolute_path("send", command.folder)
+				: request_beside_swap(m, command.name, ".sent", "through which it is sent (membox swapon gives it one)");
 	if (!folder)
 		return EXIT_MEMBOX_FAILED;
 	code = check_folder(folder);

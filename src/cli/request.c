@@ -1,15 +1,15 @@
 #include "cli/request.h"
 
-#include <unistd.h>
-#include <stdlib.h>
-#include <limits.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "cli/options.h"
 #include "cli/verbs.h"
+#include "platform/folders.h"
 
 static int wrong_words(int argc, char **argv, const struct request_syntax *syntax)
 {
@@ -135,13 +135,24 @@ void print_object(json_object *object, bool on_one_line)
 
 char *request_absolute_path(const char *verb, const char *path)
 {
-	char folder[PATH_MAX], *whole;
+	char *whole = path[0] ? path_absolute(path) : NULL;
 
-	if (path[0] == '/')
-		return strdup(path);
-	if (!path[0] || !getcwd(folder, sizeof(folder)) || asprintf(&whole, "%s/%s", folder, path) < 0) {
+	if (!whole)
 		log_error("%s: '%s': %s", verb, path, path[0] ? strerror(errno) : "not a path");
-		return NULL;
-	}
 	return whole;
+}
+
+char *request_beside_swap(struct membox *m, const char *name, const char *suffix, const char *why)
+{
+	int r;
+	char *folder = NULL;
+	_cleanup_object_ json_object *object = request_object(m, "describe", &r);
+	const char *swap = object ? object_text(object, "swap_file") : NULL;
+	if (r)
+		log_error("%s", membox_error(m));
+	else if (!swap)
+		log_error("%s: it has no swap file, %s", name, why);
+	else if (asprintf(&folder, "%s%s", swap, suffix) < 0)
+		folder = NULL;
+	return folder;
 }

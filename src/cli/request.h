@@ -49,6 +49,9 @@ int request_parse(int argc, char **argv, const struct request_syntax *syntax, st
 /* The keeper has a working directory of its own. The caller frees; NULL after one line on stderr. */
 char *request_absolute_path(const char *verb, const char *path);
 
+/* The path of the container's swap file with a suffix; without a swap file why says what is missing for it. As above. */
+char *request_beside_swap(struct membox *m, const char *name, const char *suffix, const char *why);
+
 const char *request_value(const struct request_line *line, enum request_option option);
 
 /* 0 with *ret, or the exit code after one line on stderr. Later requests take timeout_ms at most. */

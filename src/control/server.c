@@ -494,7 +494,6 @@ static int server_new(const struct runtime_folder *folder, int listener, struct 
 	return 0;
 }
 
-
 int control_server_take_over(const struct runtime_folder *folder, const Upgrade__Control *handed, struct control_server **ret_server)
 {
 	int r = server_new(folder, handed->listener, ret_server);

@@ -16,6 +16,7 @@
 #include "container/prefetch.h"
 #include "container/release.h"
 #include "container/swap_switch.h"
+#include "platform/folders.h"
 #include "platform/numa.h"
 #include "platform/process.h"
 
@@ -68,10 +69,7 @@ static void add_usage(json_object *reply, const struct container *c)
 /* As whoever asks has to give it, from any folder. */
 static void add_path(json_object *object, const char *name, const char *path)
 {
-	char folder[PATH_MAX];
-	_cleanup_free_ char *whole = NULL;
-	if (path && path[0] != '/' && getcwd(folder, sizeof(folder)) && asprintf(&whole, "%s/%s", folder, path) < 0)
-		whole = NULL;
+	_cleanup_free_ char *whole = path ? path_absolute(path) : NULL;
 	add_text(object, name, whole ? whole : path);
 }
 

@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 
@@ -14,6 +16,15 @@ const char *folder_variable(const char *name)
 	const char *value = getenv(name);
 
 	return value && value[0] == '/' ? value : NULL;
+}
+
+char *path_absolute(const char *path)
+{
+	char folder[PATH_MAX], *whole;
+
+	if (path[0] == '/')
+		return strdup(path);
+	return getcwd(folder, sizeof(folder)) && asprintf(&whole, "%s/%s", folder, path) >= 0 ? whole : NULL;
 }
 
 int folder_create_path(const char *path)

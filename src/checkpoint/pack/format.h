@@ -5,8 +5,8 @@
  *                ├─ PAGES  slots and their content; a later one of the same slot replaces an earlier one
  *                ├─ IMAGE  a piece of the description
  *                ├─ ROUND  the description is whole for now, of a program that still runs elsewhere: more will follow
-                ├─ LATE   slots of the description whose content comes behind SWITCH
-                ├─ SWITCH nobody runs elsewhere any more: the program may go on here, and waits for what is late
+ *                ├─ LATE   slots of the description whose content comes behind SWITCH
+ *                ├─ SWITCH nobody runs elsewhere any more: the program may go on here, and waits for what is late
  *                └─ END    everything was there
  *   skippable frame: digest
  *

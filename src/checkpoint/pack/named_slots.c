@@ -30,18 +30,9 @@ int named_slots_new(uint32_t end, struct named_slots *ret)
 	return 0;
 }
 
-int named_slots_of(const Image__Image *image, struct named_slots *ret)
+static void add_all_pages(struct named_slots *slots, const Image__Process *process, const Image__Mapping *m)
 {
-	struct named_slots slots;
-	if (named_slots_new(image->pages->nr_slots, &slots) < 0)
-		return -ENOMEM;
-	for (size_t i = 0; i < image->n_processes; i++)
-		for (size_t k = 0; image->processes[i]->memory && k < image->processes[i]->memory->n_mappings; k++)
-			add(&slots, image->processes[i]->memory->mappings[k]->extents, image->processes[i]->memory->mappings[k]->n_extents);
-	for (size_t i = 0; i < image->n_objects; i++)
-		add(&slots, image->objects[i]->extents, image->objects[i]->n_extents);
-	*ret = slots;
-	return 0;
+	add(slots, m->extents, m->n_extents);
 }
 
 static void add_first_pages(struct named_slots *slots, const Image__Process *process, const Image__Mapping *m)
@@ -60,18 +51,29 @@ static void add_first_pages(struct named_slots *slots, const Image__Process *pro
 	}
 }
 
-int named_slots_of_first_pages(const Image__Image *image, struct named_slots *ret)
+/* Of each mapping what add_pages chooses, and of what is shared all. */
+static int collect(const Image__Image *image, void (*add_pages)(struct named_slots *, const Image__Process *, const Image__Mapping *), struct named_slots *ret)
 {
 	struct named_slots slots;
 	if (named_slots_new(image->pages->nr_slots, &slots) < 0)
 		return -ENOMEM;
 	for (size_t i = 0; i < image->n_processes; i++)
 		for (size_t k = 0; image->processes[i]->memory && k < image->processes[i]->memory->n_mappings; k++)
-			add_first_pages(&slots, image->processes[i], image->processes[i]->memory->mappings[k]);
+			add_pages(&slots, image->processes[i], image->processes[i]->memory->mappings[k]);
 	for (size_t i = 0; i < image->n_objects; i++)
 		add(&slots, image->objects[i]->extents, image->objects[i]->n_extents);
 	*ret = slots;
 	return 0;
+}
+
+int named_slots_of(const Image__Image *image, struct named_slots *ret)
+{
+	return collect(image, add_all_pages, ret);
+}
+
+int named_slots_of_first_pages(const Image__Image *image, struct named_slots *ret)
+{
+	return collect(image, add_first_pages, ret);
 }
 
 void named_slots_release(struct named_slots *slots)

@@ -89,6 +89,15 @@ int write_pages_at(int fd, const void *pages, uint32_t nr, slot_t first)
 	return write_at(fd, pages, nr * PAGE_BYTES, first * PAGE_BYTES);
 }
 
+bool unpack_check_page(const struct pack_record *record, const uint8_t *body, uint32_t i, uint64_t seed, uint64_t *ret_checksum)
+{
+	const uint8_t *pages = body + record->nr * sizeof(*ret_checksum);
+	uint64_t checksum;
+	memcpy(&checksum, body + i * sizeof(checksum), sizeof(checksum));
+	*ret_checksum = le64toh(checksum);
+	return XXH3_64bits_withSeed(pages + i * PAGE_BYTES, PAGE_BYTES, seed) == *ret_checksum;
+}
+
 static int take_pages(struct unpacking *u, const struct pack_record *record, const uint8_t *body)
 {
 	const uint8_t *pages = body + record->nr * sizeof(uint64_t);
@@ -101,10 +110,7 @@ static int take_pages(struct unpacking *u, const struct pack_record *record, con
 		return fail(u, r);
 	u->sent_end = MAX_OF(u->sent_end, (slot_t)record->first + record->nr);
 	for (uint32_t i = 0; i < record->nr; i++) {
-		uint64_t checksum;
-		memcpy(&checksum, body + i * sizeof(checksum), sizeof(checksum));
-		u->out->checksums[record->first + i] = le64toh(checksum);
-		if (XXH3_64bits_withSeed(pages + i * PAGE_BYTES, PAGE_BYTES, u->seed) != le64toh(checksum))
+		if (!unpack_check_page(record, body, i, u->seed, &u->out->checksums[record->first + i]))
 			return nonsense(u, "the checksum of a page is wrong");
 	}
 	r = write_pages_at(u->options->pages, pages, record->nr, (slot_t)record->first);

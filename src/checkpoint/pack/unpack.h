@@ -46,6 +46,9 @@ void unpacked_release(struct unpacked *unpacked);
 /* The same as an image that is open, which takes the file over: image_close. *ret_late: named_slots_release. */
 int unpack_image(struct pack_reader *reader, const struct unpack_options *options, struct image *ret, struct late_pages *ret_late, struct checkpoint_error *error);
 
+/* The checksum that comes with page i of a record PAGES. False: the page has another one. */
+bool unpack_check_page(const struct pack_record *record, const uint8_t *body, uint32_t i, uint64_t seed, uint64_t *ret_checksum);
+
 /* Into the slots of a file. 0 or -errno. */
 int write_pages_at(int fd, const void *pages, uint32_t nr, slot_t first);
 
