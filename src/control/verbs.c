@@ -77,6 +77,7 @@ static int begin_describe(struct request *request, struct container *c)
 {
 	json_object *reply = request->reply;
 	struct timespec now;
+	container_refresh_members(c); /* what a fork shares with children that are not known would be counted in part only */
 	container_publish_figures(c);
 	clock_gettime(CLOCK_REALTIME, &now);
 	add_text(reply, "name", c->config->name);
