@@ -94,28 +94,32 @@ static void map_again(struct world *w, size_t first, size_t count)
 	set_model(w, first, count, 0, false);
 }
 
+/*
+ * More than one mapping: a kernel that moves several at once moves those before the one that it refuses, so nothing is known of the range. On the way
+ * back, too: what moved away as several mappings may be registered in part meanwhile, and those of a userfaultfd move alone.
+ */
+static void moved_in_part(struct world *w, size_t first, size_t count, char *place)
+{
+	CHECK(errno == EFAULT, "mremap");
+	munmap(place, count * PAGE_BYTES);
+	map_again(w, first, count);
+}
+
 static void move_away_and_back(struct world *w, size_t first, size_t count)
 {
+	size_t bytes = count * PAGE_BYTES;
 	for (size_t i = first; i < first + count; i++)
 		if (w->model[i] == UNMAPPED)
 			map_again(w, i, 1);
 	pthread_mutex_lock(&hole_lock);
-	char *place = mmap(NULL, count * PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *place = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	CHECK(place != MAP_FAILED, "mmap");
-	char *moved = mremap(page_of(w, first), count * PAGE_BYTES, count * PAGE_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, place);
-	if (moved == MAP_FAILED) {
-		/* More than one mapping: newer kernels move those before the one they refuse, so nothing is known of the range. */
-		CHECK(errno == EFAULT, "mremap");
-		munmap(place, count * PAGE_BYTES);
-		map_again(w, first, count);
-		pthread_mutex_unlock(&hole_lock);
-		return;
-	}
-	for (size_t i = 0; i < count; i += 7)
+	bool is_away = mremap(page_of(w, first), bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place;
+	for (size_t i = 0; i < count && is_away; i += 7)
 		if (w->model[first + i])
-			page_check(moved + i * PAGE_BYTES, w->model[first + i], "moved away");
-	CHECK(mremap(moved, count * PAGE_BYTES, count * PAGE_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, page_of(w, first)) == page_of(w, first),
-	      "mremap back");
+			page_check(place + i * PAGE_BYTES, w->model[first + i], "moved away");
+	if (!is_away || mremap(place, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, page_of(w, first)) == MAP_FAILED)
+		moved_in_part(w, first, count, place);
 	pthread_mutex_unlock(&hole_lock);
 }
 
