@@ -36,7 +36,7 @@ int cipher_key_new(uint8_t **ret_key)
 
 int cipher_key_read(int fd, uint8_t **ret_key)
 {
-	uint8_t *key;
+	uint8_t *key = NULL;
 	int r = key_page_new(&key);
 	if (r < 0)
 		return r;
