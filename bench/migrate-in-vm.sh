@@ -16,16 +16,16 @@ nodes() {
 	echo "$a $b"
 }
 
-# one TOOL COMMAND...: the program, and what moves it; its process id is $pid
+# one TOOL COMMAND...: the program, and what moves it; its process id is $pid. On the processor of node 0: its memory is to be there.
 one() {
 	local tool=$1 began ended
 	shift
 	rm -f /tmp/in; : >/tmp/out
 	mkfifo /tmp/in
 	if [ "$tool" = membox ]; then
-		$membox run --name bench --limit 2G --swap /tmp/swap -- "$program" "$size" </tmp/in >/tmp/out &
+		$membox run --name bench --limit 2G --swap /tmp/swap -- taskset 1 "$program" "$size" </tmp/in >/tmp/out &
 	else
-		"$program" "$size" </tmp/in >/tmp/out &
+		taskset 1 "$program" "$size" </tmp/in >/tmp/out &
 	fi
 	local job=$!
 	exec 9>/tmp/in
