@@ -183,7 +183,7 @@ static bool next_run(struct migration *m, const struct process *process)
 					      .forbid = PAGE_ZERO,
 					      .report = PAGE_PRESENT | PAGE_HUGE,
 					      .max_pages = PASSES_BATCH};
-		if (process->pagemap < 0 || m->at >= ADDRESS_END || pidfd_has_exited(process->pidfd))
+		if (process->pagemap < 0 || m->at >= ADDRESS_END)
 			return false;
 		int n = pagemap_scan(process->pagemap, &query, m->runs, ARRAY_LEN(m->runs), &m->at);
 		if (n < 0)
@@ -241,7 +241,6 @@ static uint32_t find(void *context, struct place *ret)
 		if (!nr) {
 			m->current++;
 			m->at = 0;
-			m->nr_runs = m->next_run = 0;
 		}
 	}
 	return nr;
@@ -257,7 +256,7 @@ static bool is_still_large(const struct process *process, const struct place *pl
 				      .end = place->addr + place->nr_pages * PAGE_BYTES,
 				      .require = PAGE_PRESENT | PAGE_HUGE,
 				      .report = PAGE_PRESENT | PAGE_HUGE};
-	return process->pagemap >= 0 && pagemap_scan(process->pagemap, &query, &run, 1, &walked) == 1 && run.end - run.start == query.end - query.start;
+	return pagemap_scan(process->pagemap, &query, &run, 1, &walked) == 1 && run.end - run.start == query.end - query.start;
 }
 
 /* Where the first page of a large one is says something about the others only while it is one. */
@@ -404,11 +403,9 @@ static void evict_stuck(void *context, const struct place *places, uint32_t nr)
 
 static void wait_before(void *context, unsigned pass)
 {
-	struct migration *m = context;
 	unsigned ms = MIN_OF(1u << MIN_OF(pass - PASSES_WITHOUT_WAITING - 1, 8u), WAIT_LONGEST_MS);
 	struct timespec nap = {.tv_nsec = (long)ms * 1000000};
-	if (!atomic_load(&m->stop))
-		nanosleep(&nap, NULL);
+	nanosleep(&nap, NULL);
 }
 
 /* The clock runs while pages are under way. */
@@ -499,7 +496,7 @@ static void reach_stuck(struct migration *m)
 	passes_visit_stuck(m->passes, note_stuck_process, m);
 	for (uint32_t i = 0; c->swap && i < m->nr_processes; i++) {
 		struct process *process = &m->processes[i];
-		struct member *member = process->is_stuck && is_known(m, process->pid) ? members_find(&c->members, process->pid) : NULL;
+		struct member *member = process->is_stuck && !pidfd_has_exited(process->pidfd) ? members_find(&c->members, process->pid) : NULL;
 		if (!member || member->leaves)
 			continue;
 		if (!member->as && !member->unadoptable)
@@ -511,9 +508,13 @@ static void reach_stuck(struct migration *m)
 	}
 }
 
+/* Pages that are left over when a thread could not be started are counted all the same. */
 static int end(struct migration **migration, struct migrate_result *ret)
 {
 	struct migration *m = *migration;
+	m->kernel.evict = NULL;
+	while (passes_swap_step(m->passes) == -EINPROGRESS)
+		;
 	*ret = (struct migrate_result){
 		.figures = *passes_figures(m->passes), .took_ns = monotonic_ns() - m->begun_ns, .undirected = m->undirected};
 	migration_free(m);
