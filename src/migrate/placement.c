@@ -68,13 +68,13 @@ static int direct_thread(struct placement *placement, pid_t pid, pid_t tid, stru
 	return r < 0 ? r : note_policy(placement, tid);
 }
 
-/* The first in the list behind the one that was tried last. */
+/* The first in the list behind the one that was tried last; or behind the end, where the first one is the next. */
 static int first_in_turn(const struct placement *placement, const pid_t *tids, int nr)
 {
 	int i = 0;
 	while (i < nr && tids[i] <= placement->last_tried)
 		i++;
-	return i < nr ? i : 0;
+	return i;
 }
 
 /*
