@@ -15,6 +15,7 @@ struct handover {
 	const void *owner;
 	char *round;       /* folder; NULL: none yet */
 	struct save *last; /* NULL: not yet */
+	bool is_finished;  /* everybody is dead or about to be */
 };
 
 int handover_claim(struct container *c, const void *owner)
@@ -65,13 +66,13 @@ int handover_finish(struct container *c, const void *owner)
 	if (!handover_is_holding(c) || c->handover->owner != owner)
 		return -ENOENT;
 	save_finish(c->handover->last);
-	c->handover->last = NULL;
+	c->handover->is_finished = true;
 	return 0;
 }
 
 void handover_release(struct container *c, const void *owner)
 {
-	if (!c->handover || c->handover->owner != owner)
+	if (!c->handover || c->handover->owner != owner || c->handover->is_finished)
 		return;
 	if (c->handover->last)
 		save_cancel(c->handover->last);

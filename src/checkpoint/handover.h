@@ -4,7 +4,7 @@
  *
  *   checkpoints of rounds, one in the place of the other    everybody runs; the folder is only there so that the pages in it stay as they are
  *   the last checkpoint, complete on the disk               nobody runs
- *     handover_finish: everybody is killed; the checkpoint stays
+ *     handover_finish: everybody is killed; the checkpoint stays. Only that: the receiver waits, and what else is to be done can wait for handover_end
  *     handover_release: everybody goes on; nothing stays
  *
  * A keeper that is killed while nobody runs takes the processes with it, as always; their checkpoint stays.

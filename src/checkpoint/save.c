@@ -1,6 +1,7 @@
 #include "checkpoint/save.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@
 #include "container/precopy_rounds.h"
 #include "container/save_point.h"
 #include "platform/process.h"
+#include "platform/scheduling.h"
 #include "swap/cipher.h"
 
 #define FREEZE_PATIENCE_NS 5000000000ull
@@ -373,6 +375,35 @@ static bool mappings_are_as_seen(const struct save *save)
 	return agrees;
 }
 
+struct second_look {
+	const struct save *save;
+	bool agrees;
+};
+
+static void *second_look_main(void *argument)
+{
+	struct second_look *look = argument;
+	scheduling_preempt(); /* it is waited for */
+	look->agrees = mappings_are_as_seen(look->save);
+	return NULL;
+}
+
+/*
+ * Both at once, where nobody goes on afterwards: the kernel goes through all pages for the look, and the stop would be longer by as much. The thread reads what was written
+ * before it began and is not written to until it has ended.
+ */
+static int describe_and_look(struct save *save, bool *ret_as_seen)
+{
+	struct second_look look = {.save = save};
+	pthread_t thread;
+	bool is_meanwhile = pthread_create(&thread, NULL, second_look_main, &look) == 0;
+	int r = describe_all(save);
+	if (is_meanwhile)
+		pthread_join(thread, NULL);
+	*ret_as_seen = is_meanwhile ? look.agrees : mappings_are_as_seen(save);
+	return r;
+}
+
 static int fail_hold(struct checkpoint_error *error)
 {
 	return checkpoint_fail(error, -ETIMEDOUT, "a process could not be held (it may be inside vfork; try again)");
@@ -393,7 +424,8 @@ static int step_hold(struct save *save, struct save_result *result)
 		return checkpoint_fail(error, r, "the compressed pool cannot be written to the swap file %.200s", swap_path(save->c->swap));
 	FAULT_POINT("checkpoint.held");
 	save->kept_before = swap_pinned_slots(save->c->swap) > 0;
-	r = describe_all(save);
+	bool goes_on = save->end == SAVE_LETS_GO_ON, as_seen = false;
+	r = goes_on ? describe_all(save) : describe_and_look(save, &as_seen);
 	FAULT_POINT("checkpoint.described");
 	if (r == -EBUSY && begin - save->holds_since_ns < FREEZE_PATIENCE_NS) {
 		settle_pins(save, r);
@@ -401,13 +433,15 @@ static int step_hold(struct save *save, struct save_result *result)
 		forget_description(save);
 		return -EINPROGRESS;
 	}
-	bool go_on = r < 0 || save->end == SAVE_LETS_GO_ON; /* what is pinned stays as it is: the rest can be done while they run */
+	bool go_on = r < 0 || goes_on; /* what is pinned stays as it is: the rest can be done while they run */
 	if (go_on)
 		container_save_point_end(save->c);
+	if (goes_on)
+		as_seen = mappings_are_as_seen(save);
 	uint64_t frozen_ns = monotonic_ns() - begin;
 	log_debug("checkpoint: stopped for %llu us, %llu of them at work; %llu to hold", (unsigned long long)frozen_ns / 1000,
 		  (unsigned long long)(thread_time_ns() - begin_cpu) / 1000, (unsigned long long)(held - begin) / 1000);
-	if (r == 0 && !mappings_are_as_seen(save)) {
+	if (r == 0 && !as_seen) {
 		settle_pins(save, -EAGAIN);
 		if (!go_on)
 			container_save_point_end(save->c);
@@ -457,9 +491,7 @@ static int step_precopy(struct save *save)
 
 void save_finish(struct save *save)
 {
-	settle_pins(save, 0);
 	kill_held(save);
-	save_free(save);
 }
 
 void save_cancel(struct save *save)

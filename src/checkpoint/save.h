@@ -34,8 +34,8 @@ int save_begin(struct container *c, const char *path, enum save_end end, struct 
  */
 int save_step(struct save **save, struct save_result *result, struct checkpoint_error *error);
 
-/* One that holds everybody ends, and is freed. */
-void save_finish(struct save *save); /* they are killed; the checkpoint stays */
+/* One that holds everybody. The last two end it, and free it. */
+void save_finish(struct save *save); /* they are killed; save_forget is to follow when they are dead */
 void save_cancel(struct save *save); /* they go on, nothing is left of the checkpoint */
 void save_forget(struct save *save); /* they are dead; the checkpoint stays */
 

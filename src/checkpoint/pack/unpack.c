@@ -17,6 +17,8 @@
 #include "checkpoint/pack/named_slots.h"
 #include "swap/swap_header.h"
 
+#define HOLE_LEAST 64 /* slots: the kernel writes out what lies there first, while nobody runs */
+
 struct unpacking {
 	const struct unpack_options *options;
 	struct unpacked *out;
@@ -178,7 +180,8 @@ static int settle_slots(struct unpacking *u, bool may_be_late)
 			return nonsense(u, "a page that its description names is missing");
 		for (begin = slot; slot < end && checksums[slot] && !named_slots_have(slots, slot); slot++)
 			checksums[slot] = 0;
-		r = slot > begin ? punch(u->options->pages, begin, slot--) : 0;
+		r = slot - begin >= HOLE_LEAST ? punch(u->options->pages, begin, slot) : 0;
+		slot -= slot > begin;
 	}
 	return r < 0 ? fail(u, r) : 0;
 }
