@@ -34,11 +34,10 @@ static int parse_node(const char **text, unsigned *ret)
 	char *end;
 	if (**text < '0' || **text > '9')
 		return -EINVAL;
-	errno = 0;
 	unsigned long number = strtoul(*text, &end, 10);
 	*text = end;
 	*ret = (unsigned)number;
-	return errno || number >= NUMA_NODES_MAX ? -ERANGE : 0;
+	return number >= NUMA_NODES_MAX ? -ERANGE : 0;
 }
 
 int node_set_parse(const char *text, struct node_set *ret)

@@ -20,7 +20,6 @@ pytestmark = pytest.mark.skipif(BARE, reason="about containers only")
 
 NODES = pathlib.Path("/sys/devices/system/node/has_memory")
 ABSENT = 1023
-VFORK = 58
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +171,7 @@ def test_not_while_parked(box):
 
 def test_a_thread_that_cannot_be_held(box, runtime):
     """One that waits for the child of a vfork. It is given up after a while; until then nobody else may hold, evict or bring back all of the container."""
-    start(box, PYTHON, "-c", f"import ctypes, time\nctypes.CDLL(None).syscall({VFORK})\ntime.sleep(60)", args=("--swap", box.new_path("swap")))
+    start(box, PYTHON, "-c", "import ctypes, time\nctypes.CDLL(None).vfork()\ntime.sleep(60)", args=("--swap", box.new_path("swap")))
     assert wait_until(lambda: len(json.loads(done("stat", "a", "--json"))["members"]) == 2, 5)
     with Client(runtime) as first, Client(runtime) as other:
         first.send("migrate", to="0")

@@ -819,35 +819,6 @@ static void test_begin_again_after_ten_passes(void **state)
 
 /* ---- lists of nodes ---- */
 
-static void test_node_lists(void **state)
-{
-	struct node_set set;
-	assert_int_equal(node_set_parse("0,2-3", &set), 0);
-	assert_true(node_set_has(&set, 0) && !node_set_has(&set, 1) && node_set_has(&set, 2) && node_set_has(&set, 3));
-	assert_int_equal(node_set_next(&set, 1), 2);
-	assert_int_equal(node_set_next(&set, 4), -1);
-	assert_int_equal(node_set_parse("1023", &set), 0);
-	assert_true(node_set_has(&set, 1023));
-	static const char *const wrong[] = {"", "x", "1,", ",1", "3-1", "1-", "-1", " 1", "1 ", "+1", "0x1", "1--2"};
-	for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
-		assert_int_equal(node_set_parse(wrong[i], &set), -EINVAL);
-	assert_int_equal(node_set_parse("1024", &set), -ERANGE);
-	assert_int_equal(node_set_parse("0-99999999999999999999", &set), -ERANGE);
-	assert_true(node_set_has(&set, 1023)); /* untouched */
-}
-
-static void test_policy(void **state)
-{
-	struct node_set one = nodes("1"), two = nodes("0,65");
-	struct numa_policy policy = numa_policy_of(&one);
-	assert_int_equal(policy.mode, 1); /* MPOL_PREFERRED */
-	assert_int_equal(policy.mask[0], 2);
-	policy = numa_policy_of(&two);
-	assert_int_equal(policy.mode, 5); /* MPOL_PREFERRED_MANY */
-	assert_int_equal(policy.mask[0], 1);
-	assert_int_equal(policy.mask[1], 2);
-}
-
 #define TEST(name) cmocka_unit_test_setup(test_##name, begin)
 
 int main(void)
@@ -905,8 +876,6 @@ int main(void)
 		TEST(a_call_that_fails_when_all_have_moved),
 		TEST(a_process_that_ends_while_it_is_moved),
 		TEST(begin_again_after_ten_passes),
-		TEST(node_lists),
-		TEST(policy),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
