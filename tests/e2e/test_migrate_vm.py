@@ -44,6 +44,13 @@ def test_pages_move_while_the_program_uses_them(said):
     assert moved["swapped"] >= 16  # those that lie in a pipe too: busy for ever
 
 
+def test_what_comes_back_or_is_new_comes_from_the_target(said):
+    """The processor is on node 0, where memory comes from otherwise. The pages in a pipe were in the swap file, and the shared ones without the right to move
+    them. The last migration of `whole` was one to node 0, which moved nothing."""
+    assert said["bound.report"]["others"] == [0, 16 + 64] and said["bound.report"]["new"] == [0, 32]
+    assert said["whole.report"]["others"] == [16, 64] and said["whole.report"]["new"] == [32, 0]
+
+
 def test_nobody_stands_still_for_long(said):
     """Not for a thread that cannot be held either. The machine's clock counts instructions, so other load does not show."""
     assert said["whole.report"]["longest_us"] <= 10000 and said["tight.report"]["longest_us"] <= 10000

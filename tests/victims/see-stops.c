@@ -4,7 +4,8 @@
  * The memory, SIZE_MB in all, comes from NODE at first; half of it may be large pages. Each process has a second thread, which nobody can hold most of the
  * time: it waits for the child of a vfork. Besides, the first process has PINNED pages that lie in a pipe too, and
  * SHARED pages that all processes map since they were forked. FOLDER/ready appears when all is filled. When FOLDER/end appears one line is printed: JSON with
- * the rounds, the longest stop in microseconds, and how many pages lie on each of the nodes 0 and 1 then; and everything is checked.
+ * the rounds, the longest stop in microseconds, and how many pages lie on each of the nodes 0 and 1 then; "others": of those PINNED and SHARED pages, and
+ * "new": of FRESH pages that the first process takes then. And everything is checked.
  *
  * A stop is time in which a process neither ran nor waited for a processor: one that others use is not taken for a stop.
  */
@@ -19,6 +20,7 @@
 #define WINDOW_US 2000
 #define PINNED ((size_t)16)
 #define SHARED ((size_t)64)
+#define FRESH ((size_t)32)
 #define MPOL_PREFERRED 1
 
 struct record {
@@ -163,7 +165,7 @@ static void create(const char *folder, const char *name)
 	CHECK(open(path, O_WRONLY | O_CREAT, 0600) >= 0, "%s", path);
 }
 
-static void report(const struct record *records, int nr)
+static void report(const struct record *records, int nr, const struct record *others, const struct record *fresh)
 {
 	struct record sum = {0};
 
@@ -176,8 +178,10 @@ static void report(const struct record *records, int nr)
 			sum.longest_at_us = records[i].longest_at_us;
 		}
 	}
-	printf("{\"rounds\": %llu, \"longest_us\": %llu, \"longest_at_us\": %llu, \"nodes\": [%llu, %llu]}\n", (unsigned long long)sum.rounds, (unsigned long long)sum.longest_us,
+	printf("{\"rounds\": %llu, \"longest_us\": %llu, \"longest_at_us\": %llu, \"nodes\": [%llu, %llu], ", (unsigned long long)sum.rounds, (unsigned long long)sum.longest_us,
 	       (unsigned long long)sum.longest_at_us, (unsigned long long)sum.nodes[0], (unsigned long long)sum.nodes[1]);
+	printf("\"others\": [%llu, %llu], \"new\": [%llu, %llu]}\n", (unsigned long long)others->nodes[0], (unsigned long long)others->nodes[1],
+	       (unsigned long long)fresh->nodes[0], (unsigned long long)fresh->nodes[1]);
 	fflush(stdout);
 }
 
@@ -187,7 +191,7 @@ int main(int argc, char **argv)
 	int nr = atoi(argv[2]);
 	size_t nr_pages = (size_t)atoi(argv[1]) * MIB / PAGE_BYTES / (size_t)nr;
 	unsigned long mask = 1ul << atoi(argv[3]);
-	struct record *records = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct record others = {0}, fresh = {0}, *records = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	CHECK(records != MAP_FAILED && nr < 64, "mmap");
 	is_over = (volatile bool *)&records[64];
@@ -209,6 +213,9 @@ int main(int argc, char **argv)
 		CHECK(wait(&status) > 0 && status == 0, "a process ended with %#x", status);
 	check_rest(shared, SHARED, 1);
 	check_rest(pinned, PINNED, 100000);
-	report(records, nr);
+	count_nodes(&others, shared, SHARED);
+	count_nodes(&others, pinned, PINNED);
+	count_nodes(&fresh, map_filled(FRESH, 2), FRESH);
+	report(records, nr, &others, &fresh);
 	return 0;
 }
