@@ -172,6 +172,8 @@ static int save_process(struct save *save, struct member *member, pid_t parent)
 	if (member->same_memory)
 		return checkpoint_fail(&saving->error, -ENOTSUP, "process %d: it shares the memory of another one (vfork, or clone with CLONE_VM)", member->pid);
 	struct address_space *as = container_space_of(save->c, member);
+	if (!as && address_space_is_inherited(member->pid)) /* what is out of its memory is not known yet, and would be saved as zeros */
+		return checkpoint_fail(&saving->error, -EBUSY, "process %d: it was just forked", member->pid);
 	struct saved_process p = {.saving = saving, .pid = member->pid, .message = message, .parent = find_saved(saving->image, parent)};
 	find_ranges_of_ours(&p, as);
 	int r = remote_open(&p.remote, world, 0);

@@ -32,13 +32,16 @@ struct chunk {
 	} pages[PRECOPY_PAGES];
 };
 
+static void forget_saved(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry, void *context)
+{
+	if (entry & (ENTRY_SAVED | ENTRY_ZEROS))
+		shadow_set(shadow, addr, entry & ~(ENTRY_SAVED | ENTRY_ZEROS));
+}
+
 void precopy_not_saved(struct address_space *as, remote_addr_t start, remote_addr_t end)
 {
-	for (remote_addr_t page = start; as->has_saved && page < end; page += PAGE_BYTES) {
-		shadow_entry_t entry = shadow_get(as->shadow, page);
-		if (entry & (ENTRY_SAVED | ENTRY_ZEROS))
-			shadow_set(as->shadow, page, entry & ~(ENTRY_SAVED | ENTRY_ZEROS));
-	}
+	if (as->has_saved)
+		shadow_for_each(as->shadow, start, end, forget_saved, NULL);
 }
 
 /* --- walks --- */

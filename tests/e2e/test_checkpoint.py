@@ -952,6 +952,35 @@ def test_written_while_the_layout_changes(saved):
     assert boxed == 0 and times >= 1, one.errors()
 
 
+def test_children_that_come_and_go(saved, shared_folder):
+    """Two thirds of what two programs do are forks: processes are born, and end, at every moment of a checkpoint. Nobody waits for it, and what is restored has all pages."""
+    scores = [pathlib.Path(shared_folder) / name for name in ("score-1", "score-2")]
+    for score in scores:
+        score.unlink(missing_ok=True)
+    one = saved(["/bin/sh", "-c", '"$0" "$1" 8 42 & "$0" "$2" 8 42 && wait', victim("churn-memory"), *scores], limit=9 * MIB, options=["--pool", MIB])
+
+    def get(score, which):
+        return struct.unpack_from("<8Q", score.read_bytes().ljust(64, b"\0"))[which] if score.exists() else 0
+
+    def goes_on():
+        rounds = [get(score, 1) for score in scores]
+        return wait_until(lambda: one.process.poll() is not None or all(get(score, 1) > before + 5 for score, before in zip(scores, rounds)), 60) and one.process.poll() is None
+
+    assert wait_until(lambda: all(get(score, 0) for score in scores), 20)
+    for _ in range(scale(5, 300)):
+        assert goes_on(), one.errors()
+        one.checkpoint("--leave-running")
+    one.checkpoint()
+    assert one.status() == 137
+    one.restore()
+    assert goes_on(), one.errors()
+    for score in scores:
+        with open(score, "r+b") as file:
+            file.seek(48)
+            file.write(struct.pack("<Q", 1))
+    assert one.status() == 0 and not any(get(score, 2) for score in scores), one.errors()
+
+
 def test_working_set_comes_back_by_itself(saved):
     """LINEAGE C6: what was in memory when it was saved is there again before the program asks, as far as the limit has room."""
     def usage():

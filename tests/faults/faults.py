@@ -80,8 +80,9 @@ class Box:
     def run(self):
         self.start("run", "--limit", self.limit, "--pool", "1M", "--swap", self.swap, "--", *self.program)
 
-    def score(self):
-        data = self.score_file.read_bytes() if self.score_file.exists() else b""
+    def score(self, path=None):
+        path = path or self.score_file
+        data = path.read_bytes() if path.exists() else b""
         return Score(*struct.unpack_from("<8Q", data.ljust(64, b"\0")))
 
     def ended(self):
@@ -130,8 +131,9 @@ class Box:
             raise Bad(f"hang: no end\n{describe()}\n{self.said()}") from None
         self.check_nothing_left()
         score, status, said = self.score(), self.process.returncode, self.said()
-        if score.wrong:
-            raise Bad(f"WRONG BYTE: {score}\n{said}")
+        for one in score, self.score(self.second_score):
+            if one.wrong:
+                raise Bad(f"WRONG BYTE, status {status}: {one}\n{said}")
         lines = said.splitlines()
         if any(not line.startswith("membox: ") for line in lines):
             raise Bad(f"status {status}, and said {said!r}")

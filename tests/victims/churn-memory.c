@@ -1,8 +1,8 @@
 /*
  * churn-memory: uses its memory in every way that has a transaction of its own, checks all it reads, and keeps the score in a file that outlives it: touches,
  * new mappings, unmapping, moving, discarding, forks whose children look at what they have inherited.
- * usage: churn-memory FILE SIZE_MB
- * FILE is mapped shared (struct score). It ends well when the score says stop and at least one round was made since then.
+ * usage: churn-memory FILE SIZE_MB [FORKS]
+ * FORKS of 64 things that it does are forks (1). FILE is mapped shared (struct score). It ends well when the score says stop and at least one round was made since then.
  */
 #include <pthread.h>
 #include <sys/wait.h>
@@ -22,6 +22,7 @@ struct score {
 
 static struct score *score;
 static size_t region_pages;
+static uint64_t nr_forks_of_64 = 1;
 
 struct region {
 	uint64_t *memory;
@@ -119,7 +120,7 @@ static void do_something(struct region *regions, uint64_t *state)
 		move(r);
 	else if (what == 2)
 		discard(r, state);
-	else if (what == 3)
+	else if (what - 3 < nr_forks_of_64)
 		fork_and_look(regions, state);
 	else
 		use(r, state);
@@ -145,6 +146,8 @@ int main(int argc, char **argv)
 	CHECK(fd >= 0 && !ftruncate(fd, sizeof(*score)), "%s", argv[1]);
 	score = mmap(NULL, sizeof(*score), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	CHECK(score != MAP_FAILED, "mmap");
+	if (argc > 3)
+		nr_forks_of_64 = (uint64_t)atoi(argv[3]);
 	region_pages = (size_t)atol(argv[2]) * MIB / PAGE_BYTES / (NR_REGIONS + 1);
 	for (size_t i = 0; i < NR_REGIONS; i++) {
 		regions[i] = (struct region){map_pages(region_pages), map_bytes(region_pages * sizeof(uint64_t))};
