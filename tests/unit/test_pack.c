@@ -216,6 +216,7 @@ static void later_pages_replace_earlier_ones(void **state)
 	assert_int_equal(pack_writer_image(writer, &message), 0);
 	assert_int_equal(pack_writer_pages(writer, 10, 5, checksums + 10, pages[10]), 0);
 	assert_int_equal(pack_writer_pages(writer, 5, 3, checksums + 5, pages[5]), 0);
+	assert_int_equal(pack_writer_pages(writer, 100, 100, checksums + 100, pages[100]), 0);
 	assert_int_equal(pack_writer_flush(writer), 0);
 	for (slot_t slot = 600; slot < 1500; slot += 100)
 		assert_int_equal(pack_writer_pages(writer, slot, 100, checksums + slot, pages[slot]), 0);
@@ -228,7 +229,8 @@ static void later_pages_replace_earlier_ones(void **state)
 		bool is_named = (slot >= 5 && slot < 8) || slot >= 600;
 		assert_int_equal(pread(to, page, sizeof(page), (off_t)slot * (off_t)PAGE_BYTES), sizeof(page));
 		assert_int_equal(out.checksums[slot], is_named ? checksums[slot] : 0);
-		assert_int_equal(page[PAGE_BYTES - 1], is_named ? (uint8_t)slot : 0);
+		bool may_stay = slot >= 10 && slot < 15; /* a hole of so few pages is not worth it */
+		assert_true(may_stay || page[PAGE_BYTES - 1] == (is_named ? (uint8_t)slot : 0));
 	}
 	unpacked_release(&out);
 	close(stream);
