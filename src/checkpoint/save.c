@@ -438,11 +438,11 @@ static int step_hold(struct save *save, struct save_result *result)
 	bool go_on = r < 0 || goes_on; /* what is pinned stays as it is: the rest can be done while they run */
 	if (go_on)
 		container_save_point_end(save->c);
-	if (goes_on)
-		as_seen = mappings_are_as_seen(save);
 	uint64_t frozen_ns = monotonic_ns() - begin;
 	log_debug("checkpoint: stopped for %llu us, %llu of them at work; %llu to hold", (unsigned long long)frozen_ns / 1000,
 		  (unsigned long long)(thread_time_ns() - begin_cpu) / 1000, (unsigned long long)(held - begin) / 1000);
+	if (r == 0 && goes_on)
+		as_seen = mappings_are_as_seen(save);
 	if (r == 0 && !as_seen) {
 		settle_pins(save, -EAGAIN);
 		if (!go_on)

@@ -158,7 +158,7 @@ bool container_may_adopt_more(const struct container *c);
 
 /*
  * The address space of a member, also of a forked child that has no agent yet (it is looked for by its sentinel page: system calls for each that is
- * not known yet). NULL: it was never under a userfaultfd. Container thread.
+ * not known yet). NULL: it was never under a userfaultfd, or is a child that cannot be told from others yet (address_space_is_inherited). Container thread.
  */
 struct address_space *container_space_of(struct container *c, const struct member *member);
 

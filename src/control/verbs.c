@@ -1,7 +1,6 @@
 #include "control/verbs.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>

@@ -168,7 +168,7 @@ static int punch(int fd, slot_t first, slot_t end)
 	return r < 0 && errno != EOPNOTSUPP && errno != ENOSYS ? -errno : 0;
 }
 
-/* What was sent and is not named any more goes; what is named must have been sent, or come behind the switch. */
+/* What was sent and is not named any more goes, but for short stretches of the file, of which no checksum is left; what is named must have been sent, or come behind the switch. */
 static int settle_slots(struct unpacking *u, bool may_be_late)
 {
 	const struct named_slots *slots = &u->named;
