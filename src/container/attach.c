@@ -192,7 +192,7 @@ int container_attach(struct container *c)
 	if (r < 0)
 		return r;
 	for (uint32_t i = 0; i < config->nr_attach; i++) {
-		r = members_add(&c->members, config->attach[i]);
+		r = members_add(&c->members, config->attach[i], false);
 		if (r < 0) {
 			log_error("cannot attach process %d: %s", config->attach[i], strerror(-r));
 			return r;
@@ -225,8 +225,8 @@ static pid_t find_in_system(struct container *c, struct address_space *as)
 
 /*
  * A member may fork and end before its child was seen below it. When it was adopted, its FORK event has brought the child's userfaultfd: the child is
- * looked for in all of /proc, and becomes a member. A look costs some 10 us a process and child, and is taken only for children that no member
- * explains.
+ * looked for in all of /proc, and becomes a member, which leaves if its memory does: it would be counted, with nothing to evict, until the next step of leaving.
+ * A look costs some 10 us a process and child, and is taken only for children that no member explains.
  */
 static void find_strays(struct container *c)
 {
@@ -243,8 +243,8 @@ static void find_strays(struct container *c)
 			continue;
 		}
 		pid_t pid = find_in_system(c, as);
-		if (pid && members_add(&c->members, pid) == 0)
-			log_debug("process %d was forked by a member that has ended", pid);
+		if (pid && members_add(&c->members, pid, atomic_load(&as->leaves)) == 0)
+			log_debug("process %d was not seen below a member", pid);
 	}
 }
 

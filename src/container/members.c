@@ -246,10 +246,15 @@ static bool has_ended(const struct member *member)
 	return member->pidfd >= 0 ? pidfd_has_exited(member->pidfd) : pread(member->statm, &byte, 1, 0) < 0 && errno == ESRCH;
 }
 
-int members_add(struct members *members, pid_t pid)
+int members_add(struct members *members, pid_t pid, bool leaves)
 {
+	struct process_info info = {0};
+	process_info_read(pid, &info);
 	lock_take(&members->lock);
-	int r = members_find(members, pid) ? 0 : add_member(members, pid, 0);
+	int r = members_find(members, pid) ? 0 : add_member(members, pid, info.parent);
+	struct member *added = members_find(members, pid);
+	if (added)
+		added->leaves |= leaves;
 	lock_drop(&members->lock);
 	return r;
 }

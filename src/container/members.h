@@ -65,8 +65,11 @@ struct members {
 void members_init(struct members *members);
 void members_release(struct members *members);
 
-/* A member that is not below the root (attach). 0, also when it is one already or has just ended; or -errno. */
-int members_add(struct members *members, pid_t pid);
+/*
+ * A member that is not below the root (attach), or was not seen there yet: then it leaves if its parent does. leaves: it does in any case.
+ * 0, also when it is one already or has just ended; or -errno.
+ */
+int members_add(struct members *members, pid_t pid, bool leaves);
 
 /* One that another program in this process has known (an upgrade): its descriptors are the callee's now. 0 or -ENOMEM. */
 int members_take_over(struct members *members, const struct member *member);

@@ -44,7 +44,7 @@ static struct member *make_member(struct container *c, pid_t pid)
 	if (!members_find(&c->members, pid))
 		container_refresh_members(c);
 	if (!members_find(&c->members, pid))
-		members_add(&c->members, pid);
+		members_add(&c->members, pid, false);
 	return members_find(&c->members, pid);
 }
 
