@@ -233,15 +233,13 @@ static uint64_t pool_share(const struct container *c, uint64_t memory)
 
 /*
  * What the pool may take: its share of the memory that the container is to have just now, which is less when somebody wants it smaller than its limit. Over
- * the limit it shrinks by as much, and what leaves goes to the file if that can take it: to evict into the pool frees too little then.
+ * the limit only what shrinks well goes there: the rest frees too little then, and so would writing what the pool has.
  */
 static void set_pool_target(struct reclaimer *r, uint64_t limit)
 {
 	struct container *c = r->c;
-	uint64_t room = goal(c, limit), usage = charge_usage(&c->charge), pool = charge_held(&c->charge, CHARGE_POOL);
+	uint64_t room = goal(c, limit), usage = charge_usage(&c->charge);
 	uint64_t target = pool_share(c, limit - MIN_OF(room, limit));
-	if (usage > limit)
-		target = MIN_OF(target, pool - MIN_OF(usage - limit, pool));
 	atomic_store(&c->pager.over_limit, usage > limit + BATCH_PAGES); /* less may be what a batch takes in the pool before its pages are gone */
 	if (atomic_exchange(&c->pager.pool_target, target) > target && c->pager.writeback)
 		writeback_wake(c->pager.writeback);

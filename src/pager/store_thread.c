@@ -201,14 +201,14 @@ static bool is_dense(struct writeback *wb, const struct batch *batch)
 static bool hurries(struct writeback *wb, const struct batch *batch)
 {
 	const struct pager *pager = wb->pager;
-	if (atomic_load_explicit(&pager->over_limit, memory_order_relaxed))
-		return true;
-	return monotonic_ns() < atomic_load_explicit(&pager->hurry_until_ns, memory_order_relaxed) && !is_dense(wb, batch);
+	return (atomic_load_explicit(&pager->over_limit, memory_order_relaxed) ||
+		monotonic_ns() < atomic_load_explicit(&pager->hurry_until_ns, memory_order_relaxed)) &&
+	       !is_dense(wb, batch);
 }
 
 /*
  * A page that is written frees twice the memory of one that is compressed, for less of the processors' time. So while faults wait for room, and over the
- * limit, what leaves goes to the file as fast as that takes it. Into a full pool some batches still go (and the oldest pages leave for them), so that
+ * limit, what leaves goes to the file as fast as that takes it, but for what shrinks well. Into a full pool some batches still go (and the oldest pages leave for them), so that
  * it does not hold for ever what nobody asks for; most go to the file at once: what comes round again in a loop would only push out what comes round
  * sooner.
  */
