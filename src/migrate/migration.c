@@ -30,7 +30,7 @@
 #define MAX_FIXED 16            /* mappings of the kernel's in a process */
 #define MAX_ROUNDS 4            /* looks for processes that have come meanwhile */
 #define WAIT_LONGEST_MS 8
-#define ADOPT_TIMEOUT_US 5000u   /* what a process stands still for a thread of its that cannot be held */
+#define ADOPT_TIMEOUT_US 1000u   /* what a process stands still for a thread of its that cannot be held, before it does for its adoption */
 #define CALL_GROUPS 4           /* of pages that are under way together, in a call; each call has to wait for all processors once */
 #define PAUSE_LONGEST_NS 100000000ull
 #define MOMENT_NS 100000
