@@ -141,6 +141,24 @@ static void a_number_used_again_is_a_new_member(void **state)
 	assert_int_equal(waitpid(first, NULL, 0), first);
 }
 
+/* Found otherwise than below its parent, it is no member that stays: it would be counted and killed for what its parent's departure makes unreachable. */
+static void the_child_of_one_that_leaves_does_too(void **state)
+{
+	struct watch *watch = *state;
+	struct members *members = &watch->members;
+	pid_t child, other_child, parent = start_family(&child), other = start_family(&other_child);
+	assert_int_equal(members_add(members, parent, false), 0);
+	assert_int_equal(members_add(members, other, false), 0);
+	assert_int_equal(members_leave(members, parent), 0);
+	assert_int_equal(members_add(members, child, false), 0);
+	assert_true(members_find(members, child)->leaves);
+	assert_false(members_find(members, other)->leaves);
+	assert_int_equal(members_add(members, other_child, true), 0); /* its memory is on its way out */
+	assert_true(members_find(members, other_child)->leaves);
+	members_sample(members);
+	assert_int_equal(members->at_most, members_find(members, other)->resident);
+}
+
 static void a_task_that_ends_has_no_memory(void **state)
 {
 	pid_t child, parent = start_family(&child);
@@ -161,6 +179,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		WITH_MEMBERS(whoever_lives_is_a_member),
 		WITH_MEMBERS(a_number_used_again_is_a_new_member),
+		WITH_MEMBERS(the_child_of_one_that_leaves_does_too),
 		WITH_MEMBERS(a_task_that_ends_has_no_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
