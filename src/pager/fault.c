@@ -22,6 +22,8 @@
 #define NOBODY_WAITS UINT32_MAX
 #define NEW_CHUNK_PAGES 32u
 #define HURRY_NS 10000000ull /* after a fault had to wait for room */
+#define GATE_NS 10000000ull  /* a reader that takes longer for a window waits for no disk as it is */
+#define NR_GATES (NR_LOADS / 4) /* with what is behind them they take half of the loads: faults find the others */
 /* An epoch that is never "just now", for pages that came along with the one that faulted. */
 #define NOT_RECENT 128
 
@@ -112,6 +114,15 @@ static void fatal(struct fault_context *context, const char *reason)
 	context->pager->callbacks.fatal(context->pager->callbacks.context, reason);
 }
 
+/* Room for some of so many pages, if there is any; reclaim makes more in time. */
+static uint64_t prepare_if_room(struct pager *pager, uint64_t want, bool counts)
+{
+	uint64_t granted = charge_prepare(pager->charge, 1, want, counts);
+	if (granted && charge_is_near_limit(pager->charge, clock_watermarks(charge_limit(pager->charge)).start))
+		pager->callbacks.need_reclaim(pager->callbacks.context);
+	return granted;
+}
+
 /*
  * Room for a page that somebody waits for, and more for readahead if there is. The agent's own faults (it may break sharing for an eviction
  * that is to make room) and faults that have seen reclaim find nothing more are let in over the limit: the OOM killer looks at the
@@ -128,12 +139,9 @@ static uint64_t prepare(struct fault_context *context, struct fault *fault, uint
 		charge_prepare_forced(pager->charge, want);
 		return want;
 	}
-	uint64_t granted = charge_prepare(pager->charge, 1, want, !fault->counted);
-	if (granted) {
-		if (charge_is_near_limit(pager->charge, clock_watermarks(charge_limit(pager->charge)).start))
-			pager->callbacks.need_reclaim(pager->callbacks.context);
+	uint64_t granted = prepare_if_room(pager, want, !fault->counted);
+	if (granted)
 		return granted;
-	}
 	bool is_agent = as->agent && fault->inner_tid == as->agent->inner_pid;
 	if (is_agent || atomic_load(&pager->unreclaimed) || (fault->counted && dry_seq != fault->dry_seq)) {
 		charge_prepare_forced(pager->charge, 1);
@@ -509,6 +517,89 @@ static void begin_load(struct fault_context *context, struct load *load, struct 
 	stat_add(context->pager->stats, swap_in, nr);
 }
 
+/* One for the gate and one for what is behind it. */
+static bool has_loads_for_gate(const struct fault_context *context)
+{
+	uint32_t nr_gates = 0, nr_free = 0;
+	for (uint32_t i = 0; i < NR_LOADS; i++) {
+		nr_gates += context->loads[i].as && context->loads[i].is_gate;
+		nr_free += !context->loads[i].as;
+	}
+	return nr_gates < NR_GATES && nr_free > 1;
+}
+
+static bool can_be_read(const struct address_space *as, remote_addr_t page)
+{
+	shadow_entry_t entry = shadow_get(as->shadow, page);
+	return entry_state(entry) == STATE_SWAPPED && !(entry & ENTRY_LOADING) && !is_in_pool(as->pager, entry_slot(entry)) &&
+	       swap_has_arrived(as->pager->swap, entry_slot(entry));
+}
+
+/*
+ * While a sequential reader uses one window the next is read, so that the disk does not wait for the reader (asynchronous readahead, as in the kernel's
+ * mm/readahead.c). The page where the reader will arrive is the gate: what is behind it is put in as it comes, the gate itself when the reader faults on it, which
+ * has the window after it read, or when nobody has for a while.
+ */
+static void read_ahead(struct fault_context *context, struct address_space *as, struct window window, remote_addr_t page)
+{
+	struct pager *pager = context->pager;
+	if (window.pages < POOL_MAX_WINDOW || !has_loads_for_gate(context) || !can_be_read(as, page))
+		return;
+	uint32_t want = swapped_window(as, page, entry_slot(shadow_get(as->shadow, page)), window);
+	uint32_t granted = (uint32_t)prepare_if_room(pager, want, false);
+	if (granted < 2) {
+		charge_cancel(pager->charge, granted);
+		return;
+	}
+	struct load *gate = load_take(context);
+	begin_load(context, gate, as, page, 1);
+	gate->is_gate = true;
+	gate->down = window.down;
+	gate->nr_behind = granted - 1;
+	gate->begun_ns = monotonic_ns();
+	struct load *rest = load_take(context);
+	begin_load(context, rest, as, window.down ? page - (uint64_t)gate->nr_behind * PAGE_BYTES : page + PAGE_BYTES, gate->nr_behind);
+	rest->sequential = true;
+	rest->down = window.down;
+	stat_add(pager->stats, readahead, gate->nr_behind);
+}
+
+/* Where the window goes on that begins or, downwards, ends with these pages. */
+static remote_addr_t next_of(remote_addr_t start, uint32_t nr_pages, bool down)
+{
+	return down ? start - PAGE_BYTES : start + (uint64_t)nr_pages * PAGE_BYTES;
+}
+
+/* The reader has come, or is taken to have passed without a fault. Layout lock held. Returns the window that is next. */
+static struct window open_gate(struct fault_context *context, struct load *gate)
+{
+	struct address_space *as = gate->as;
+	struct window window = streams_fault(&as->streams, gate->start, context->pager->max_window);
+	uint64_t below = gate->down ? gate->nr_behind : 0;
+	gate->is_gate = false;
+	gate->sequential = true;
+	if (window.pages >= STREAM_ESTABLISHED)
+		note_filled(as, gate->start - below * PAGE_BYTES, 1 + gate->nr_behind, window);
+	return window;
+}
+
+/* A page whose read is under way: only at a gate there is something to do. */
+static void pass_gate(struct fault_context *context, const struct fault *fault)
+{
+	for (uint32_t i = 0; i < NR_LOADS; i++) {
+		struct load *gate = &context->loads[i];
+		if (gate->as != fault->as || !gate->is_gate || gate->start != fault->page)
+			continue;
+		uint64_t below = gate->down ? gate->nr_behind : 0;
+		struct window window = open_gate(context, gate);
+		gate->fault_page = 0;
+		gate->write = fault->write;
+		pager_note_refault(context->pager, false, entry_epoch(shadow_get(gate->as->shadow, gate->start)));
+		read_ahead(context, gate->as, window, next_of(gate->start - below * PAGE_BYTES, 1 + gate->nr_behind, window.down));
+		return;
+	}
+}
+
 static enum fault_result start_load(struct fault_context *context, struct fault *fault, shadow_entry_t entry)
 {
 	struct address_space *as = fault->as;
@@ -530,6 +621,7 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 	load->down = window.down;
 	note_filled(as, load->start, load->nr_pages, window);
 	stat_add(context->pager->stats, readahead, load->nr_pages - 1);
+	read_ahead(context, as, window, next_of(load->start, load->nr_pages, load->down));
 	return FAULT_DONE;
 }
 
@@ -583,7 +675,10 @@ enum fault_result fault_handle(struct fault_context *context, struct fault *faul
 		return start_fill(context, fault, entry);
 	}
 	case STATE_SWAPPED:
-		return entry & ENTRY_LOADING ? FAULT_DONE : start_fill(context, fault, entry);
+		if (!(entry & ENTRY_LOADING))
+			return start_fill(context, fault, entry);
+		pass_gate(context, fault);
+		return FAULT_DONE;
 	case NR_STATES:
 		break;
 	}
@@ -754,6 +849,8 @@ static void load_put_in(struct fault_context *context, struct load *load)
 	struct address_space *as = load->as;
 	address_space_lock_for_fault(as);
 	bool is_settled = events_settle(as);
+	if (load->is_gate)
+		open_gate(context, load);
 	if (load->fault_page != NOBODY_WAITS)
 		as->fills++;
 	while (is_settled && load->nr_pages) {
@@ -802,11 +899,16 @@ static bool load_verify(struct fault_context *context, const struct load *load, 
 	return true;
 }
 
+static bool is_put_off(const struct load *load)
+{
+	return load->is_gate && monotonic_ns() - load->begun_ns < GATE_NS;
+}
+
 int fault_reap_loads(struct fault_context *context)
 {
 	struct swap_completion done[NR_LOADS];
 	int progress = 0;
-	int n = context->io && swap_io_in_flight(context->io) ? swap_io_reap(context->io, done, NR_LOADS, false) : 0;
+	int n = fault_is_reading(context) ? swap_io_reap(context->io, done, NR_LOADS, false) : 0;
 	for (int i = 0; i < n; i++) {
 		struct load *load = done[i].token;
 		load->is_read = load_verify(context, load, done[i].result);
@@ -818,7 +920,7 @@ int fault_reap_loads(struct fault_context *context)
 	}
 	for (uint32_t i = 0; i < NR_LOADS; i++) {
 		struct load *load = &context->loads[i];
-		if (!load->as || !load->is_read)
+		if (!load->as || !load->is_read || is_put_off(load))
 			continue;
 		uint32_t before = load->nr_pages;
 		load_put_in(context, load);
@@ -837,4 +939,9 @@ bool fault_has_loads(const struct fault_context *context)
 		if (context->loads[i].as)
 			return true;
 	return false;
+}
+
+bool fault_is_reading(const struct fault_context *context)
+{
+	return context->io && swap_io_in_flight(context->io);
 }

@@ -23,7 +23,10 @@ struct load {
 	bool down;    /* the window extends downwards */
 	bool sequential; /* the window is one of an established stream: its pages count as asked for */
 	bool write;   /* the fault was one: that the page was written to says nothing more */
-	bool is_read; /* the content is here and verified; putting it in has to be tried again */
+	bool is_read; /* the content is here and verified; putting it in has to be tried again, or, at a gate, is put off */
+	bool is_gate;       /* see read_ahead */
+	uint32_t nr_behind; /* it: pages */
+	uint64_t begun_ns;  /* it */
 };
 
 /* What a fault thread brings along to serve faults. */
@@ -74,3 +77,6 @@ int fault_reap_loads(struct fault_context *context);
 
 /* Reads in flight or waiting to be put in. */
 bool fault_has_loads(const struct fault_context *context);
+
+/* Those in flight. */
+bool fault_is_reading(const struct fault_context *context);

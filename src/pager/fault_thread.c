@@ -317,9 +317,8 @@ static void *fault_thread_main(void *argument)
 			last_work = now;
 			continue;
 		}
-		bool loading = fault_has_loads(&thread->context);
-		if (now - last_work > spin_ns(thread, loading)) {
-			if (sleep_for_work(thread, thread->nr_deferred || loading)) {
+		if (now - last_work > spin_ns(thread, fault_is_reading(&thread->context))) {
+			if (sleep_for_work(thread, thread->nr_deferred || fault_has_loads(&thread->context))) {
 				now = monotonic_ns();
 				note_work(thread, last_work, now);
 				last_work = now;

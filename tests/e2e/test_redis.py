@@ -67,14 +67,15 @@ def use_server(path, save_file, nr_keys):
 
 
 def serve(box, wrap, nr_keys):
-    path = box.folder / "socket"
+    path, save_file = box.folder / "socket", box.folder / "dump.rdb"
     path.unlink(missing_ok=True)
-    command = [need_program("redis-server"), "--port", "0", "--unixsocket", path, "--dir", box.folder, "--dbfilename", "dump.rdb", "--save", "",
+    save_file.unlink(missing_ok=True)  # or the next one reads it before it serves anybody
+    command = [need_program("redis-server"), "--port", "0", "--unixsocket", path, "--dir", box.folder, "--dbfilename", save_file.name, "--save", "",
                "--logfile", box.folder / "redis.log", "--daemonize", "no"]
     server = subprocess.Popen([str(w) for w in wrap(command)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     assert wait_until(path.exists, 20), server.stderr.read() if server.poll() is not None else "no socket"
     time.sleep(0.1)
-    use_server(path, box.folder / "dump.rdb", nr_keys)
+    use_server(path, save_file, nr_keys)
     _, stderr = server.communicate(timeout=30)
     assert server.returncode == 0, stderr
     return stderr.decode()
