@@ -18,6 +18,7 @@
 #include "victim.h"
 
 #define WINDOW_US 2000
+#define LOOK_US 300
 #define PINNED ((size_t)16)
 #define SHARED ((size_t)64)
 #define FRESH ((size_t)32)
@@ -40,15 +41,19 @@ static uint64_t clock_us(clockid_t clock)
 	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
+/* All at one time: who loses the processor between two of them looks again, or what it waited would be missing in the next window and pass for a stop. */
 static struct clocks look(int schedstat)
 {
 	char line[128] = "";
 	unsigned long long ran = 0, waited = 0;
-	struct clocks c = {.wall_us = clock_us(CLOCK_MONOTONIC)};
-	if (pread(schedstat, line, sizeof(line) - 1, 0) < 0 || sscanf(line, "%llu %llu", &ran, &waited) != 2)
-		victim_skip("the kernel has no /proc/PID/schedstat");
-	c.used_us = clock_us(CLOCK_THREAD_CPUTIME_ID);
-	c.waited_us = waited / 1000;
+	struct clocks c;
+	do {
+		c.wall_us = clock_us(CLOCK_MONOTONIC);
+		if (pread(schedstat, line, sizeof(line) - 1, 0) < 0 || sscanf(line, "%llu %llu", &ran, &waited) != 2)
+			victim_skip("the kernel has no /proc/PID/schedstat");
+		c.used_us = clock_us(CLOCK_THREAD_CPUTIME_ID);
+		c.waited_us = waited / 1000;
+	} while (clock_us(CLOCK_MONOTONIC) - c.wall_us > LOOK_US);
 	return c;
 }
 
