@@ -127,6 +127,11 @@ def test_swapoff_empties_the_pool(holder):
     held.end()
 
 
+def test_a_child_of_fork_sees_what_is_in_the_pool(box):
+    run = box.run_victim("fork-evicted", limit=32 * MIB, args=("--pool", "auto"))
+    assert run.status == 0, run.stderr
+
+
 @pytest.mark.parametrize("words, message", [
     (["--pool", "much"], "--pool: 'much' is not a size"),
     (["--pool", "8M", "--no-swap"], "--pool: contradicts --no-swap"),

@@ -45,7 +45,6 @@ def test_mappings_that_take_the_place_of_moved_ones(box, threads):
 
 
 def test_fork_with_evicted_pages(box):
-    """In the pool and in the file."""
     check(box, "fork-evicted", least=500)
 
 

@@ -37,7 +37,7 @@ def test_make_of_a_c_project(box):
     """make -j4, a few dozen files, and the program that comes out of it is run."""
     for name in ("make", "gcc"):
         need_program(name)
-    files, functions = scale(4, 120), scale(4, 40)
+    files, functions = scale(6, 120), scale(6, 40)
     for i in range(files):
         body = "\n".join(f"int f{i}_{k}(int x) {{ int s = {i * k}; for (int j = 0; j < x; j++) s = s * {k + 3} + (j ^ {i}) % {k + 7}; return s; }}" for k in range(functions))
         (box.folder / f"part{i}.c").write_text(f"#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n{body}\nint part{i}(int x) {{ return "
@@ -83,7 +83,7 @@ def test_pool_of_workers_that_share(box):
 
 @pytest.mark.parametrize("limit_mb", [64, 16])
 def test_many_that_share_and_leave(box, limit_mb):
-    run = box.run_victim("shared-by-fork", 24, 3, scale(250, 20000), limit=limit_mb * MIB, adopted=limit_mb < 24)
+    run = box.run_victim("shared-by-fork", 24, 3, scale(500, 20000), limit=limit_mb * MIB, adopted=limit_mb < 24)
     assert run.stdout == b"right\n"
 
 
