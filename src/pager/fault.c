@@ -475,6 +475,13 @@ static enum fault_result fill_from_pool(struct fault_context *context, struct fa
 	return FAULT_DONE;
 }
 
+/* Its content is in the file and nowhere else, and nobody is reading it. */
+static bool is_to_be_read(const struct pager *pager, shadow_entry_t entry)
+{
+	return entry_state(entry) == STATE_SWAPPED && !(entry & ENTRY_LOADING) && !is_in_pool(pager, entry_slot(entry)) &&
+	       swap_has_arrived(pager->swap, entry_slot(entry));
+}
+
 /* How far the window reaches over evicted pages whose slots continue the faulting page's, so that one read brings them all. */
 static uint32_t swapped_window(const struct address_space *as, remote_addr_t page, slot_t slot, struct window window)
 {
@@ -488,8 +495,7 @@ static uint32_t swapped_window(const struct address_space *as, remote_addr_t pag
 			entry = (entry & ~ENTRY_STATE_MASK) | STATE_SWAPPED;
 			shadow_set(as->shadow, next, entry);
 		}
-		if (entry_state(entry) != STATE_SWAPPED || (entry & ENTRY_LOADING) || entry_slot(entry) != expected ||
-		    is_in_pool(as->pager, expected) || !swap_has_arrived(as->pager->swap, expected))
+		if (entry_slot(entry) != expected || !is_to_be_read(as->pager, entry))
 			break;
 	}
 	return n;
@@ -528,13 +534,6 @@ static bool has_loads_for_gate(const struct fault_context *context)
 	return nr_gates < NR_GATES && nr_free > 1;
 }
 
-static bool can_be_read(const struct address_space *as, remote_addr_t page)
-{
-	shadow_entry_t entry = shadow_get(as->shadow, page);
-	return entry_state(entry) == STATE_SWAPPED && !(entry & ENTRY_LOADING) && !is_in_pool(as->pager, entry_slot(entry)) &&
-	       swap_has_arrived(as->pager->swap, entry_slot(entry));
-}
-
 /*
  * While a sequential reader uses one window the next is read, so that the disk does not wait for the reader (asynchronous readahead, as in the kernel's
  * mm/readahead.c). The page where the reader will arrive is the gate: what is behind it is put in as it comes, the gate itself when the reader faults on it, which
@@ -543,10 +542,10 @@ static bool can_be_read(const struct address_space *as, remote_addr_t page)
 static void read_ahead(struct fault_context *context, struct address_space *as, struct window window, remote_addr_t page)
 {
 	struct pager *pager = context->pager;
-	if (window.pages < POOL_MAX_WINDOW || !has_loads_for_gate(context) || !can_be_read(as, page))
+	shadow_entry_t entry = shadow_get(as->shadow, page);
+	if (window.pages < POOL_MAX_WINDOW || !has_loads_for_gate(context) || !is_to_be_read(pager, entry))
 		return;
-	uint32_t want = swapped_window(as, page, entry_slot(shadow_get(as->shadow, page)), window);
-	uint32_t granted = (uint32_t)prepare_if_room(pager, want, false);
+	uint32_t granted = (uint32_t)prepare_if_room(pager, swapped_window(as, page, entry_slot(entry), window), false);
 	if (granted < 2) {
 		charge_cancel(pager->charge, granted);
 		return;
@@ -558,16 +557,10 @@ static void read_ahead(struct fault_context *context, struct address_space *as, 
 	gate->nr_behind = granted - 1;
 	gate->begun_ns = monotonic_ns();
 	struct load *rest = load_take(context);
-	begin_load(context, rest, as, window.down ? page - (uint64_t)gate->nr_behind * PAGE_BYTES : page + PAGE_BYTES, gate->nr_behind);
+	begin_load(context, rest, as, chunk_start(page, window.down, 1, gate->nr_behind), gate->nr_behind);
 	rest->sequential = true;
 	rest->down = window.down;
 	stat_add(pager->stats, readahead, gate->nr_behind);
-}
-
-/* Where the window goes on that begins or, downwards, ends with these pages. */
-static remote_addr_t next_of(remote_addr_t start, uint32_t nr_pages, bool down)
-{
-	return down ? start - PAGE_BYTES : start + (uint64_t)nr_pages * PAGE_BYTES;
 }
 
 /* The reader has come, or is taken to have passed without a fault. Layout lock held. Returns the window that is next. */
@@ -575,11 +568,10 @@ static struct window open_gate(struct fault_context *context, struct load *gate)
 {
 	struct address_space *as = gate->as;
 	struct window window = streams_fault(&as->streams, gate->start, context->pager->max_window);
-	uint64_t below = gate->down ? gate->nr_behind : 0;
 	gate->is_gate = false;
 	gate->sequential = true;
 	if (window.pages >= STREAM_ESTABLISHED)
-		note_filled(as, gate->start - below * PAGE_BYTES, 1 + gate->nr_behind, window);
+		note_filled(as, chunk_start(gate->start, gate->down, 0, 1 + gate->nr_behind), 1 + gate->nr_behind, window);
 	return window;
 }
 
@@ -590,12 +582,11 @@ static void pass_gate(struct fault_context *context, const struct fault *fault)
 		struct load *gate = &context->loads[i];
 		if (gate->as != fault->as || !gate->is_gate || gate->start != fault->page)
 			continue;
-		uint64_t below = gate->down ? gate->nr_behind : 0;
 		struct window window = open_gate(context, gate);
 		gate->fault_page = 0;
 		gate->write = fault->write;
 		pager_note_refault(context->pager, false, entry_epoch(shadow_get(gate->as->shadow, gate->start)));
-		read_ahead(context, gate->as, window, next_of(gate->start - below * PAGE_BYTES, 1 + gate->nr_behind, window.down));
+		read_ahead(context, gate->as, window, chunk_start(gate->start, gate->down, 1 + gate->nr_behind, 1));
 		return;
 	}
 }
@@ -621,7 +612,7 @@ static enum fault_result start_load(struct fault_context *context, struct fault 
 	load->down = window.down;
 	note_filled(as, load->start, load->nr_pages, window);
 	stat_add(context->pager->stats, readahead, load->nr_pages - 1);
-	read_ahead(context, as, window, next_of(load->start, load->nr_pages, load->down));
+	read_ahead(context, as, window, chunk_start(fault->page, window.down, load->nr_pages, 1));
 	return FAULT_DONE;
 }
 

@@ -208,9 +208,9 @@ static bool hurries(struct writeback *wb, const struct batch *batch)
 
 /*
  * A page that is written frees twice the memory of one that is compressed, for less of the processors' time. So while faults wait for room, and over the
- * limit, what leaves goes to the file as fast as that takes it, but for what shrinks well. Into a full pool some batches still go (and the oldest pages leave for them), so that
- * it does not hold for ever what nobody asks for; most go to the file at once: what comes round again in a loop would only push out what comes round
- * sooner.
+ * limit, what leaves goes to the file as fast as that takes it, but for what shrinks well. Into a full pool some batches still go (and the oldest pages leave
+ * for them), so that it does not hold for ever what nobody asks for; most go to the file at once: what comes round again in a loop would only push out what
+ * comes round sooner.
  */
 static bool goes_to_pool(struct writeback *wb, const struct batch *batch)
 {
