@@ -106,7 +106,7 @@ HELPER void open_socket(struct agent_state *s)
 	__atomic_store_n(&s->boot->report.progress, AGENT_HAS_SOCKET, __ATOMIC_RELEASE);
 }
 
-/* Receives the descriptors; returns the memfd of the ring. If the keeper dies before it sends them, the wait ends by its timeout. */
+/* Receives the descriptors; returns the memfd of the ring. When none come in time, the keeper is dead or does not know of us: nobody would read an error. */
 HELPER int receive_fds(struct agent_state *s, int *ret_inherited)
 {
 	union {
@@ -123,8 +123,10 @@ HELPER int receive_fds(struct agent_state *s, int *ret_inherited)
 	p.fd = s->keeper;
 	p.events = POLLIN;
 	r = wait_for(&p, 1, BOOT_TIMEOUT_S);
-	if (r <= 0)
-		fail(s->boot, AGENT_STEP_RECEIVE, -ETIMEDOUT);
+	if (r == 0)
+		leave();
+	if (r < 0)
+		fail(s->boot, AGENT_STEP_RECEIVE, r);
 	iov.iov_base = &byte;
 	iov.iov_len = sizeof(byte);
 	msg.msg_name = NULL;
