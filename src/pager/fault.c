@@ -679,8 +679,8 @@ enum fault_result fault_handle(struct fault_context *context, struct fault *faul
 
 /*
  * The entry says evicted, but the kernel knows better: the page is in memory, which is the truth then (EEXIST), or its address is not in a
- * registered mapping (ENOENT: a child of a fork has its parent's entries for what it did not inherit). Neither is said while an event is
- * unread (EAGAIN goes first), so no entry is lost that an event would have moved elsewhere.
+ * registered mapping (ENOENT: a child of a fork has its parent's entries for what it did not inherit). uffd_copy says neither while an event is
+ * unread, so no entry is lost that an event would have moved elsewhere.
  */
 static void drop_stale(struct pager *pager, struct address_space *as, remote_addr_t page)
 {

@@ -40,6 +40,15 @@ int uffd_unregister(int uffd, remote_addr_t start, uint64_t len)
 }
 
 /*
+ * Since Linux 6.9 the kernel looks for the mapping before it looks for pending events, so a fill that meets mremap, munmap or fork can end with ENOENT although the page
+ * is only about to be elsewhere. It raises the mark of a pending event before it changes the layout: ENOENT without the mark now is true.
+ */
+static int why_not_filled(int uffd, int error)
+{
+	return error == -ENOENT && uffd_event_pending(uffd) ? -EAGAIN : error;
+}
+
+/*
  * The kernel reports a partial fill as -EAGAIN whatever stopped it, so the rest is tried again until it is done or nothing at all went
  * in: only then the error says why. That stays within the content the caller chose: while an event is pending the next try moves nothing.
  */
@@ -62,7 +71,7 @@ int uffd_copy(int uffd, remote_addr_t dst, const void *src, uint64_t len, bool w
 		done += (uint64_t)copy.copy;
 	}
 	*ret_done = done;
-	return done == len ? 0 : r;
+	return done == len ? 0 : why_not_filled(uffd, r);
 }
 
 int uffd_zeropage(int uffd, remote_addr_t dst, uint64_t len, uint64_t *ret_done)
@@ -79,7 +88,7 @@ int uffd_zeropage(int uffd, remote_addr_t dst, uint64_t len, uint64_t *ret_done)
 		done += (uint64_t)zero.zeropage;
 	}
 	*ret_done = done;
-	return done == len ? 0 : r;
+	return done == len ? 0 : why_not_filled(uffd, r);
 }
 
 int uffd_wake(int uffd, remote_addr_t start, uint64_t len)

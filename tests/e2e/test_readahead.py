@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from boxes import BARE, MEMBOX, MIB, PYTHON, ask, wait_until
+from boxes import BARE, MEMBOX, MIB, PYTHON, ask, scale, wait_until
 
 pytestmark = pytest.mark.skipif(BARE, reason="about containers only")
 
@@ -52,3 +52,8 @@ def test_a_sequential_reader(box, monkeypatch, down, nap_s):
     assert done["refaults"] <= WINDOWS * 2, done
     process.stdin.close()
     assert process.wait(60) == 0
+
+
+def test_what_is_read_ahead_is_moved(box):
+    """The kernel looks for a page's mapping before it looks for events: that there is none does not mean that the page is gone."""
+    box.run_victim("move-to-and-fro", 40, scale(8, 120), limit=16 * MIB, args=("--pool", "0"))
