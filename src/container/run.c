@@ -67,7 +67,7 @@ static int open_swap(const struct run_config *config, struct swap **ret_swap)
 static void forward_signal(struct front *front)
 {
 	struct signalfd_siginfo info;
-	if (read(front->signals, &info, sizeof(info)) != sizeof(info) || front->program <= 0)
+	if (read(front->signals, &info, sizeof(info)) != sizeof(info))
 		return;
 	if (info.ssi_signo == SIGCONT)
 		front->continued_ns = monotonic_ns();
@@ -152,8 +152,9 @@ static bool handle_report(struct front *front)
 
 static void wait_for_end(struct front *front)
 {
-	struct pollfd fds[] = {{.fd = front->channel, .events = POLLIN}, {.fd = front->signals, .events = POLLIN}};
+	struct pollfd fds[] = {{.fd = front->channel, .events = POLLIN}, {.events = POLLIN}};
 	for (;;) {
+		fds[1].fd = front->program > 0 ? front->signals : -1; /* until then signals wait: the program may run before we hear of it */
 		if (poll(fds, ARRAY_LEN(fds), -1) < 0)
 			continue;
 		if (fds[1].revents & POLLIN)

@@ -167,6 +167,16 @@ def test_signal_with_handler(box, number):
     assert (process.returncode, stdout, stderr) == (7, b"1 True\n", b"")
 
 
+@pytest.mark.parametrize("delay_ms", range(0, 24, 2))
+def test_signal_while_it_starts(box, delay_ms):
+    """It ends membox, or the program that was just being made."""
+    process = box.start(["sleep", "60"], 64 * MIB)
+    time.sleep(delay_ms / 1000)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+
+
 def test_pipes(box):
     data = os.urandom(3 * MIB)
     status, stdout, stderr, _ = execute(box.command(["cat"], 64 * MIB), stdin=data)
