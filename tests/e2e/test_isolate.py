@@ -121,7 +121,8 @@ def test_exec_failures(box):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_reach_the_program(box, number):
-    process = box.start([PYTHON, "-c", "import signal, sys, time\nsignal.signal(int(sys.argv[1]), lambda n, f: sys.exit(40 + n))\nprint('ready', flush=True)\ntime.sleep(60)",
+    """Python looks for signals between its own steps: one that comes just before a long sleep waits for its end, so the sleeps are short."""
+    process = box.start([PYTHON, "-c", "import signal, sys, time\nsignal.signal(int(sys.argv[1]), lambda n, f: sys.exit(40 + n))\nprint('ready', flush=True)\nwhile True: time.sleep(0.01)",
                          str(int(number))], 64 * MIB, args=ISOLATE)
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(number)
