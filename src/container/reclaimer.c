@@ -284,7 +284,7 @@ static void reclaim_round(struct reclaimer *r)
 			freed += evict_some(r, MAX_OF(usage + goal(c, limit) - limit, clock_watermarks(limit).batch), &why);
 		else if (can_evict)
 			why = EXHAUSTED_SWAP_FAILED;
-		if (can_evict && !freed && somebody_lives(r))
+		if (can_evict && !freed && why != EXHAUSTED_NOT && somebody_lives(r))
 			freed += empty_pool(r);
 		if (!freed)
 			freed = reclaim_file_pages(r);
