@@ -274,11 +274,16 @@ static struct blocker blockers[] = {
 
 enum { NR_BLOCKERS = sizeof(blockers) / sizeof(*blockers) };
 
+/* While pthread_create blocks all signals in its thread, the kernel wakes another one for a signal that is ignored: that call would end with EINTR, membox or not. */
+static _Atomic bool all_are_made;
+
 static void *run_blocker(void *argument)
 {
 	struct blocker *b = argument;
-	double start = now_seconds();
 
+	while (!all_are_made)
+		sleep_ms(1);
+	double start = now_seconds();
 	b->is_blocked = true;
 	errno = 0;
 	b->is_right = b->block(b);
@@ -334,6 +339,7 @@ int main(int argc, char **argv)
 		if (&blockers[i] != mine)
 			CHECK(!pthread_create(&threads[i], NULL, run_blocker, &blockers[i]), "pthread_create");
 	CHECK(!pthread_create(&presser, NULL, press_and_release, NULL), "pthread_create");
+	all_are_made = true;
 	run_blocker(mine);
 	pthread_join(presser, NULL);
 	for (size_t i = 0; i < NR_BLOCKERS; i++) {
