@@ -424,11 +424,12 @@ void tracee_prepare_release(struct tracee *tracee)
 		undo_interruption(tracee);
 }
 
-/* One that runs, or is dying, is left to whoever takes the reports of those that stay traced. */
+/* One that runs, or is dying, is left to whoever takes the reports of those that stay traced; a stop by job control, which only we have heard of, is reported to it again. */
 static void release_ward(struct tracee *tracee)
 {
 	if (tracee->state == TRACEE_JOB_STOPPED) {
 		ptrace(PTRACE_LISTEN, tracee->tid, NULL, NULL);
+		ptrace(PTRACE_INTERRUPT, tracee->tid, NULL, NULL);
 	} else if (tracee->state != TRACEE_RUNNING) {
 		ptrace(PTRACE_SETOPTIONS, tracee->tid, NULL, WARD_OPTIONS);
 		ptrace(PTRACE_CONT, tracee->tid, NULL, tracee->signal);

@@ -62,9 +62,7 @@ void ward_continue(pid_t tid, int signal)
 
 void ward_listen(pid_t tid)
 {
-	struct tracee tracee = {.tid = tid, .state = TRACEE_JOB_STOPPED, .ward = true};
-
-	tracee_release(&tracee);
+	ptrace(PTRACE_LISTEN, tid, NULL, NULL);
 }
 
 void ward_detach(pid_t tid)
