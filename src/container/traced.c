@@ -156,8 +156,7 @@ bool traced_report(struct container *c, const siginfo_t *info, bool *ret_stopped
 	else if (world_holds(tid))
 		return true; /* its world knows */
 	else if (report_is_job_control(report)) {
-		ward_listen(tid);
-		*ret_stopped = tid == c->program;
+		*ret_stopped = ward_listen(tid) && tid == c->program;
 	} else
 		ward_continue(tid, report_signal(report));
 	return true;

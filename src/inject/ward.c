@@ -4,7 +4,7 @@
 
 #include "inject/tracees.h"
 
-static struct tracees ward; /* only who they are */
+static struct tracees ward; /* only who they are; JOB_STOPPED: somebody has been told so */
 
 bool ward_has(pid_t tid)
 {
@@ -23,10 +23,13 @@ int ward_add(pid_t process, pid_t tid)
 {
 	size_t i = tracees_find(&ward, tid);
 
+	if (i < ward.nr) {
+		ward.items[i].process = process;
+		return 0;
+	}
 	if (tracees_reserve(&ward, i + 1) < 0)
 		return -ENOMEM;
-	ward.items[i] = (struct tracee){.process = process, .tid = tid};
-	ward.nr = MAX_OF(ward.nr, i + 1);
+	ward.items[ward.nr++] = (struct tracee){.process = process, .tid = tid};
 	return 0;
 }
 
@@ -52,17 +55,32 @@ pid_t ward_any_process(void)
 	return ward.nr ? ward.items[0].process : 0;
 }
 
+void ward_goes_on(pid_t tid)
+{
+	size_t i = tracees_find(&ward, tid);
+
+	if (i < ward.nr)
+		ward.items[i].state = TRACEE_RUNNING;
+}
+
 void ward_continue(pid_t tid, int signal)
 {
 	struct tracee tracee = {.tid = tid, .state = TRACEE_STOPPED, .ward = true, .signal = signal};
 
+	ward_goes_on(tid);
 	tracee_prepare_release(&tracee);
 	tracee_release(&tracee);
 }
 
-void ward_listen(pid_t tid)
+bool ward_listen(pid_t tid)
 {
+	size_t i = tracees_find(&ward, tid);
+	bool is_news = i < ward.nr && ward.items[i].state != TRACEE_JOB_STOPPED;
+
+	if (is_news)
+		ward.items[i].state = TRACEE_JOB_STOPPED;
 	ptrace(PTRACE_LISTEN, tid, NULL, NULL);
+	return is_news;
 }
 
 void ward_detach(pid_t tid)

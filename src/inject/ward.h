@@ -30,8 +30,11 @@ pid_t ward_any_process(void);
  */
 void ward_continue(pid_t tid, int signal);
 
-/* The task stays in its job control stop until SIGCONT. */
-void ward_listen(pid_t tid);
+/* The task stays in its job control stop until SIGCONT. False: that it is in one has been known since it went on last; each hold has it reported again. */
+bool ward_listen(pid_t tid);
+
+/* It is let go by its world, and is in no such stop. */
+void ward_goes_on(pid_t tid);
 
 /* The task is traced no longer. */
 void ward_detach(pid_t tid);

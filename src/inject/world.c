@@ -448,6 +448,8 @@ pid_t world_pid(const struct world *world)
 /* What cannot be let go is dying; or it is the leader, and a thread that ran on has called exec and goes by its number now: that one is to stop. */
 static void release(struct tracee *tracee, bool follows)
 {
+	if (tracee->ward && tracee->state == TRACEE_STOPPED)
+		ward_goes_on(tracee->tid);
 	if (follows && tracee_follow(tracee)) {
 		late_add(tracee);
 	} else if (!tracee_release(tracee)) {
