@@ -201,7 +201,7 @@ class Boxes:
             own_swap.unlink(missing_ok=True)
         return Run(status, stdout, stderr, figures, load_json(out) if sample else None, wall_s)
 
-    def run_victim(self, name, *arguments, limit=48 * MIB, press_mb=80, adopted=True, **options):
+    def run_victim(self, name, *arguments, limit=scale(20, 48) * MIB, press_mb=scale(32, 80), adopted=True, **options):
         """A self-checking victim must end with 0; with `adopted`, it must have been under pressure in membox."""
         env = {"VICTIM_PRESS_MB": str(press_mb), **options.pop("env", {})}
         run = self.run_boxed([victim(name), *arguments], limit, env=env, cwd=self.folder, **options)

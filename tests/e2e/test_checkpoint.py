@@ -380,7 +380,7 @@ if shell == 0:
         while os.tcgetpgrp(0) != os.getpid(): time.sleep(0.01)
         own = open("/dev/tty", "r+b", buffering=0)
         own.write(b"job\\n")
-        time.sleep(600)
+        while True: time.sleep(0.05)  # see test_signals_reach_the_program
     os.setpgid(job, job); os.tcsetpgrp(0, job)
     status = os.waitpid(job, 0)[1]
     os.tcsetpgrp(0, os.getpgrp())
@@ -929,14 +929,14 @@ def records(path):
 def test_written_while_it_changes(saved, shared_folder, limit):
     """What is written while the program runs counts only if it stayed the same until everything stood still: each page has a version, which is kept elsewhere."""
     score = pathlib.Path(shared_folder) / f"score-{limit}"
-    one, times = saved([victim("check-memory-forever"), score, 40, 2, 1, 600], limit=limit * MIB), scale(3, 20)
+    one, times = saved([victim("check-memory-forever"), score, 40, 2, 1, 600], limit=limit * MIB), scale(2, 20)
     assert wait_until(lambda: score.exists() and len(records(score)) == 4 and all(ready for ready, _, _ in records(score)), 60)
     for n in range(times):
         one.checkpoint("--leave-running", folder=one.folder / f"image-{n}")
     membox("kill", one.name)
     assert one.status() == 137
     for n in range(times):
-        enough = sum(checks for _, checks, _ in records(score)) + 25000
+        enough = sum(checks for _, checks, _ in records(score)) + scale(8000, 25000)
         one.restore(folder=one.folder / f"image-{n}")
         assert wait_until(lambda: sum(checks for _, checks, _ in records(score)) > enough or one.process.poll() is not None, 60), one.errors()
         assert one.process.poll() is None, one.errors()
@@ -1002,7 +1002,7 @@ def test_held_threads_that_fault_while_nothing_is_evicted(saved, shared_folder):
     """A held thread that is made to run touches its restartable sequence; when that page is out and the container full, nobody makes room."""
     score = pathlib.Path(shared_folder) / "score"
     score.unlink(missing_ok=True)
-    one = saved([victim("rseq-on-evicted"), score, 512, 48], limit=16 * MIB, options=["--pool", 0])
+    one = saved([victim("rseq-on-evicted"), score, 512, scale(24, 48)], limit=scale(12, 16) * MIB, options=["--pool", 0])
 
     def rounds():
         return struct.unpack_from("<Q", score.read_bytes().ljust(8, b"\0"))[0] if score.exists() else 0

@@ -198,7 +198,7 @@ def test_damaged_swap_file_is_not_taken(box):
 def test_swap_file_is_private_and_can_be_used_again(box):
     path = box.folder / "swap"
     for _ in range(3):
-        run = with_swap(box, path, [victim("touch-pages"), "96", "rand-write"], 32 * MIB)
+        run = with_swap(box, path, [victim("touch-pages"), "32", "rand-write"], 16 * MIB)
         assert run.status == 0, run.stderr
         assert not path.exists() or path.stat().st_mode & 0o777 == 0o600
     empty = box.folder / "empty"
@@ -252,7 +252,7 @@ def test_thousands_of_children(box):
 
 @pytest.mark.parametrize("how", ["fork", "spawn", "threads"])
 def test_thousands_of_children_under_pressure(box, how):
-    n = scale(500, 3000)
+    n = scale(200, 3000)
     start = {"fork": "pid = os.fork()\n  if not pid: os._exit(0 if data[i % 60000] == bytes([i % 60000 % 251]) * 1500 else 1)",
              "spawn": "pid = os.posix_spawn('/bin/true', ['true'], os.environ)",
              "threads": "import threading; t = threading.Thread(target=lambda: data[i]); t.start(); t.join(); continue"}[how]

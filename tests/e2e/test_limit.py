@@ -36,7 +36,7 @@ def test_static(box, name):
 
 
 def test_growing_list(box):
-    n = scale(5000000, 20000000)
+    n = scale(3000000, 20000000)
     check(box, [PYTHON, "-c", f"l = []\nfor i in range({n}): l.append(i * 3)\nprint('right' if all(l[i] == i * 3 for i in range(0, {n}, 7)) else 'wrong')"])
 
 

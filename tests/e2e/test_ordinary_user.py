@@ -55,13 +55,13 @@ class User:
         self.stats = self.folder / f"stats-{self.count}"
         return self.command(boxes.MEMBOX, "run", "--limit", limit, "--swap", self.folder / f"swap-{self.count}", "--stats", self.stats, *options, "--", *program)
 
-    def run(self, program, limit=48 * MIB, press_mb=80, **options):
+    def run(self, program, limit=scale(20, 48) * MIB, press_mb=scale(32, 80), **options):
         status, stdout, stderr, _ = execute(self.box(program, limit), env={"VICTIM_PRESS_MB": str(press_mb)}, cwd=self.folder, **options)
         if status == 77:
             pytest.skip(stderr.strip())
         return status, stdout, stderr
 
-    def right(self, program, limit=48 * MIB, **options):
+    def right(self, program, limit=scale(20, 48) * MIB, **options):
         status, stdout, stderr = self.run(program, limit, **options)
         assert status == 0, f"status {status}\nstdout {stdout[-500:]!r}\nstderr {stderr[-3000:]}"
         stats = boxes.load_json(self.stats)
@@ -76,7 +76,7 @@ def test_can_be_used_and_doctor_says_at_what_price(user):
     user.right([PYTHON, "-c", "b = bytearray(96 << 20); b[::4096] = b'x' * (96 << 8); print(sum(b[::4096]))"])
 
 
-@pytest.mark.parametrize("round", range(scale(2, 10)))
+@pytest.mark.parametrize("round", range(scale(1, 10)))
 def test_children_of_forks_have_what_is_evicted(user, round):
     stdout, stats = user.right([victim("fork-evicted")])
     assert stats["adoptions"] > 1
@@ -94,7 +94,7 @@ def test_random_operations_of_threads(user, threads):
     assert not wrong and (status == 0 or "what it held is not known" in stderr), f"status {status}\n{stderr[-3000:]}"
 
 
-@pytest.mark.parametrize("name, arguments", [("exec-evicted", []), ("shared-by-fork", [64, 3, 40]), ("outlive-sharer", ["exit", 80]), ("outlive-sharer", ["exec", 80])])
+@pytest.mark.parametrize("name, arguments", [("exec-evicted", []), ("shared-by-fork", [scale(32, 64), 3, scale(20, 40)]), ("outlive-sharer", ["exit", scale(32, 80)]), ("outlive-sharer", ["exec", scale(32, 80)])])
 def test_victims_that_make_processes(user, name, arguments):
     user.right([victim(name), *arguments])
 
@@ -193,7 +193,7 @@ def work(i):
     return sum(data[i]) + sum(own[::4096]) - 1024 * ord('z')
 if __name__ == '__main__':
     multiprocessing.set_start_method('fork')
-    for _ in range(3):
+    for _ in range(int(sys.argv[1])):
         with multiprocessing.Pool(4) as pool:
             assert pool.map(work, range(1500)) == [sum(l) for l in data]
     print('right')
@@ -201,11 +201,11 @@ if __name__ == '__main__':
 
 
 def test_python_multiprocessing(user):
-    assert user.right([PYTHON, "-c", POOL], 32 * MIB)[0] == b"right\n"
+    assert user.right([PYTHON, "-c", POOL, scale(1, 3)], 32 * MIB)[0] == b"right\n"
 
 
 def test_many_containers_at_once(user):
-    nr = scale(20, 100)
+    nr = scale(10, 100)
     program = "b = bytearray(24 << 20)\nfor r in range(3):\n  b[::4096] = bytes([65 + r]) * (24 << 8)\nprint(sum(b[::4096]) == 67 * (24 << 8))"
     started = [subprocess.Popen(user.box([PYTHON, "-c", program], 20 * MIB, "--name", f"many-{i}"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 start_new_session=True, cwd=user.folder) for i in range(nr)]

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from boxes import BARE, MIB, PYTHON, ask, execute, victim, wait_until, MEMBOX
+from boxes import BARE, MIB, PYTHON, ask, execute, scale, victim, wait_until, MEMBOX
 
 pytestmark = pytest.mark.skipif(BARE, reason="about containers only")
 
@@ -128,7 +128,7 @@ def test_swapoff_empties_the_pool(holder):
 
 
 def test_a_child_of_fork_sees_what_is_in_the_pool(box):
-    run = box.run_victim("fork-evicted", limit=32 * MIB, args=("--pool", "auto"))
+    run = box.run_victim("fork-evicted", limit=scale(14, 32) * MIB, args=("--pool", "auto"))
     assert run.status == 0, run.stderr
 
 

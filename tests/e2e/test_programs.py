@@ -33,7 +33,7 @@ def make_file(folder, name, text):
 
 
 def sort(folder):
-    return [need_program("sort"), "--parallel=4", "-S", "2G", make_text(folder, scale(40, 200))]
+    return [need_program("sort"), "--parallel=4", "-S", "2G", make_text(folder, scale(24, 200))]
 
 
 PYTHON_DICTS = """
@@ -79,7 +79,7 @@ if __name__ == "__main__":
 
 
 def python_multiprocessing(folder):
-    return [PYTHON, make_file(folder, "pool.py", PYTHON_POOL), str(scale(60000, 1000000))]
+    return [PYTHON, make_file(folder, "pool.py", PYTHON_POOL), str(scale(30000, 1000000))]
 
 
 NODE = """
@@ -136,7 +136,7 @@ def java(folder):
     if not os.path.exists(os.path.join(folder, "Maps.class")):
         import subprocess
         subprocess.run([need_program("javac"), "-d", folder, source], check=True)
-    return ["java", "-Xmx1g", "-cp", folder, "Maps", str(scale(30000, 500000))]
+    return ["java", "-Xmx1g", "-cp", folder, "Maps", str(scale(20000, 500000))]
 
 
 PERL = r"""
@@ -173,7 +173,7 @@ def xz(folder):
 
 def gcc(folder):
     rng = random.Random(9)
-    n = scale(500, 8000)
+    n = scale(250, 8000)
     body = "".join(f"int f{i}(int *p, int n) {{ int s = {i}; for (int k = 0; k < n; k++) {{ s += p[k] * {rng.randint(3, 99)}; if (s & {1 << rng.randint(0, 9)})"
                    f" p[k] ^= s % {rng.randint(2, 50)}; switch (s % 7) {{ case 0: s -= k; break; case 3: s ^= p[(k + {i}) % n]; break; case 5: s *= 3; }} }} return s"
                    f" + {f'f{i - 1}(p, n / 2)' if i else 0}; }}\n" for i in range(n))
@@ -215,7 +215,7 @@ def test_same_output(box, shared_folder, bare_runs, name, percent):
 
 @pytest.mark.parametrize("percent", LIMITS)
 def test_stress_ng_verifies(box, bare_runs, percent):
-    program = [need_program("stress-ng"), "--vm", "2", "--vm-bytes", scale("96M", "512M"), "--vm-method", "all", "--verify", "-t", str(scale(6, 30)), "--temp-path", box.folder]
+    program = [need_program("stress-ng"), "--vm", "2", "--vm-bytes", scale("96M", "512M"), "--vm-method", "all", "--verify", "-t", str(scale(4, 30)), "--temp-path", box.folder]
     if "stress-ng" not in bare_runs:
         bare_runs["stress-ng"] = box.run_bare(program)
     bare = bare_runs["stress-ng"]
@@ -228,7 +228,7 @@ def test_stress_ng_verifies(box, bare_runs, percent):
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("mode", ["seq-read", "seq-write", "rand-read", "rand-write", "zipf-read", "zipf-write"])
 def test_touch_pages(box, mode, threads, percent):
-    megabytes = scale(96, 512)
+    megabytes = scale(64, 512)
     run = box.run_victim("touch-pages", megabytes, mode, 2048, threads, limit=megabytes * percent // 100 * MIB)
     assert b"bad=0" in run.stdout
 

@@ -24,7 +24,7 @@ def check(box, name, *arguments, least=1, **options):
 def test_starting_and_joining_threads(box, name, batch):
     """The page that holds clear_child_tid must not be evicted."""
     count = 10000 // batch * batch
-    run = box.run_victim(name, count, batch, 64, limit=32 * MIB)
+    run = box.run_victim(name, count, batch, scale(32, 64), limit=scale(16, 32) * MIB)
     assert run.stdout == b"%d threads\n" % count
 
 
@@ -40,7 +40,7 @@ def test_layout_changes_of_evicted_mappings(box):
 @pytest.mark.parametrize("threads", [2, 4, 16])
 def test_mappings_that_take_the_place_of_moved_ones(box, threads):
     """The events of the two moves may be read in the wrong order."""
-    run = box.run_victim("trade-places", 128, threads, scale(1600, 16000), limit=40 * MIB)
+    run = box.run_victim("trade-places", scale(64, 128), threads, scale(1200, 16000), limit=scale(20, 40) * MIB)
     assert run.stdout == b"right\n"
 
 
@@ -55,9 +55,9 @@ def test_exec_from_an_adopted_process(box):
 @pytest.mark.parametrize("how", ["exit", "exec"])
 def test_memory_outlives_its_process(box, how):
     """Another process, no thread of it, has the same memory: nothing of it is lost, and the limit goes on to hold."""
-    run = box.run_victim("outlive-sharer", how, 96, limit=32 * MIB)
+    run = box.run_victim("outlive-sharer", how, scale(48, 96), limit=scale(16, 32) * MIB)
     assert run.stdout == b"right\n"
-    assert not run.stats or (run.stats["adoptions"] >= 2 and run.stats["rss_max_usage"] < 64 * MIB), run.stats
+    assert not run.stats or (run.stats["adoptions"] >= 2 and run.stats["rss_max_usage"] < scale(32, 64) * MIB), run.stats
 
 
 @pytest.mark.parametrize("what", ["mlock", "direct", "vmsplice"])
@@ -105,5 +105,5 @@ def test_threads_blocked_in_calls(box, main):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("seed", range(scale(3, 20)))
 def test_random_operations(box, seed, threads):
-    run = box.run_victim("random-memory-ops", 1000 + seed, scale(4, 30), 96, threads, limit=32 * MIB)
+    run = box.run_victim("random-memory-ops", 1000 + seed, scale(3, 30), 96, threads, limit=32 * MIB)
     assert run.stdout == b"right\n"

@@ -26,7 +26,7 @@ def same_as_bare(box, command, percent=50, **options):
 
 
 def test_shell_pipeline(box):
-    lines = scale(200000, 2000000)
+    lines = scale(60000, 2000000)
     generate = f"import random; r = random.Random(3); [print('%x' % r.getrandbits(r.randint(8, 60)), i % 977) for i in range({lines})]"
     script = f"{PYTHON} -c \"{generate}\" | sort -S 32M | awk '{{ n[$2]++; s += length($1) }} END {{ for (k in n) print k, n[k]; print s }}' | sort -n | {PYTHON} -c \"" \
              "import sys, hashlib; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())\""
@@ -37,7 +37,7 @@ def test_make_of_a_c_project(box):
     """make -j4, a few dozen files, and the program that comes out of it is run."""
     for name in ("make", "gcc"):
         need_program(name)
-    files, functions = scale(6, 120), scale(6, 40)
+    files, functions = scale(3, 120), scale(6, 40)
     for i in range(files):
         body = "\n".join(f"int f{i}_{k}(int x) {{ int s = {i * k}; for (int j = 0; j < x; j++) s = s * {k + 3} + (j ^ {i}) % {k + 7}; return s; }}" for k in range(functions))
         (box.folder / f"part{i}.c").write_text(f"#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n{body}\nint part{i}(int x) {{ return "
@@ -83,7 +83,7 @@ def test_pool_of_workers_that_share(box):
 
 @pytest.mark.parametrize("limit_mb", [64, 16])
 def test_many_that_share_and_leave(box, limit_mb):
-    run = box.run_victim("shared-by-fork", 24, 3, scale(500, 20000), limit=limit_mb * MIB, adopted=limit_mb < 24)
+    run = box.run_victim("shared-by-fork", 24, 3, scale(200, 20000), limit=limit_mb * MIB, adopted=limit_mb < 24)
     assert run.stdout == b"right\n"
 
 
@@ -111,7 +111,7 @@ with Server(("127.0.0.1", 0), Handler) as server:
 
 def test_forking_server(box):
     """A server with a table in memory, a process for each connection; its clients are outside."""
-    entries = scale(40000, 600000)
+    entries = scale(20000, 600000)
     table = [hashlib.sha512(i.to_bytes(8, "little")).digest() * 8 for i in range(entries)]
     server = box.start([PYTHON, "-c", SERVER, entries], entries * 600 // 2 + 6 * MIB)
     try:
@@ -160,7 +160,7 @@ def test_postgres_pgbench(box):
     for name in ("initdb", "pg_ctl", "postgres", "pgbench", "psql"):
         if not shutil.which(name, path=path):
             pytest.skip(f"program {name} is not installed")
-    script = PGBENCH.replace("SCALE", str(scale(1, 20))).replace("TURNS", str(scale(40, 2000)))
+    script = PGBENCH.replace("SCALE", str(scale(1, 20))).replace("TURNS", str(scale(15, 2000)))
     user = []
     if os.geteuid() == 0:  # postgres refuses to run as root
         user = [need_program("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups"]

@@ -18,7 +18,7 @@ from test_kill import reap_others, scores
 from test_redis import serve
 
 LIMIT = 24 * MIB
-TIMES = 20
+TIMES = scale(10, 20)
 SOON_S = 30
 
 
@@ -149,7 +149,7 @@ def test_redis(box, other):
         return box.command(command, 16 * MIB, args=("--name", name))
 
     try:
-        serve(box, wrap, 20000)
+        serve(box, wrap, scale(6000, 20000))
     finally:
         stop.set()
         thread.join()
@@ -343,7 +343,7 @@ def test_what_the_command_line_says():
 def test_killed_meanwhile(box, other, target):
     """The keeper at any moment of an upgrade: everybody is dead within a second and has never seen a wrong byte. The guardians: the keeper goes on."""
     rng = random.Random(target)
-    for number in range(scale(15, 200)):
+    for number in range(scale(6, 200)):
         checked = Checked(box, "--isolate" if number % 3 == 2 else "--no-encrypt", shape=[(2, 0), (1, 2)][number % 2], seconds=20)
         for _ in range(number % 3):
             upgrade(checked.name, other)

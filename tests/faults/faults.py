@@ -6,6 +6,7 @@
   faults.py --sample N          N faults of the list, evenly spread, the same ones each time
   faults.py --only PATTERN      those whose name contains it
   faults.py --kills N           kills of the keeper at points of its transactions, chosen by chance
+  --passed FILE                 how often each place is passed without faults: read from the file, or written to it when it is not there
   --jobs N (default 2), --seed N, --seconds N (ends after that many)
 
 A program that checks all it reads runs in a container in which one thing fails, and whatever a user can ask of a container is asked meanwhile. The end must be one
@@ -16,6 +17,7 @@ import collections
 import concurrent.futures
 import ctypes
 import hashlib
+import json
 import os
 import pathlib
 import random
@@ -406,6 +408,16 @@ def count_passes(jobs):
     return passed
 
 
+def passes(file, jobs):
+    """count_passes, kept in the file if there is one."""
+    if file and file.exists():
+        return json.loads(file.read_text())
+    passed = count_passes(jobs)
+    if file:
+        file.write_text(json.dumps(passed))
+    return passed
+
+
 def choose_kills(passed, number, rng):
     points = [(scenario, site, count) for scenario, sites in passed.items() for site, count in sites.items() if is_point(site) and not site.startswith("agent.")]
     for _ in range(number):
@@ -448,13 +460,14 @@ def main():
     parser.add_argument("--sample", type=int)
     parser.add_argument("--only")
     parser.add_argument("--kills", type=int)
+    parser.add_argument("--passed", type=pathlib.Path)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=86400)
     options = parser.parse_args()
     begin, results, bad, missed = time.monotonic(), [], 0, 0
     deadline = begin + options.seconds
-    passed = count_passes(options.jobs)
+    passed = passes(options.passed, options.jobs)
     if options.kills:
         cases = list(choose_kills(passed, options.kills, random.Random(options.seed)))
     else:
