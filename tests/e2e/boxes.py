@@ -209,7 +209,7 @@ class Boxes:
             pytest.skip(run.stderr.strip())
         assert run.status == 0, f"status {run.status}\nstdout {run.stdout[-500:]!r}\nstderr {run.stderr[-3000:]}"
         if adopted and run.stats:
-            assert run.stats["adoptions"] > 0 and run.stats["swap_out"] + run.stats["zero_drops"] > 0, run.stats
+            assert run.stats["adoptions"] > 0 and run.stats["swap_out"] + run.stats["pool_out"] + run.stats["zero_drops"] > 0, run.stats
         return run
 
     def start(self, program, limit, swap=None, args=(), **options):

@@ -215,7 +215,7 @@ def test_highest_usage(box, limit_mb):
     out = box.new_path("sample")
     stats = box.new_path("stats")
     status, _, stderr, _ = execute([victim("rss-sampler"), "--out", out, "--pss", "--interval-us", "3000", "--",
-                                    *box.command([victim("shared-by-fork"), 24, 3, scale(150, 500)], limit_mb * MIB, stats=stats)])
+                                    *box.command([victim("shared-by-fork"), 24, 3, scale(60, 500)], limit_mb * MIB, stats=stats)])
     assert status == 0, stderr
     seen, says = load_json(out)["held_kib"] * 1024, load_json(stats)["rss_max_usage"]
     assert says >= seen * 90 // 100, f"says {says / MIB:.1f} MiB, seen {seen / MIB:.1f} MiB"

@@ -249,7 +249,7 @@ def test_a_container_gets_its_first_swap_file(box):
 
 def test_many_containers_at_once(box):
     """B6: each has a swap file of its own, all are listed, all end with the right result."""
-    names = [unique(f"many-{i}") for i in range(scale(40, 100))]
+    names = [unique(f"many-{i}") for i in range(scale(20, 100))]
     boxes = [box.start([victim("hold-memory"), 8], 4 * MIB, args=("--name", name), bufsize=0) for name in names]
     for process in boxes:
         assert process.stdout.readline() == b"ready\n", process.stderr.read()

@@ -9,7 +9,7 @@ from boxes import ROOT, execute, need_membox, need_root, scale
 MEMBOX_FAULTS = pathlib.Path(os.environ.get("MEMBOX_FAULTS", ROOT / "build-check/clang/membox"))
 
 
-WORDS = {"faults": ("--sample", scale(30, 400)), "kills": ("--kills", scale(16, 1000)),
+WORDS = {"faults": ("--sample", scale(20, 400)), "kills": ("--kills", scale(16, 1000)),
          "killed-while-it-saves": ("--only", "checkpoint.", "--sample", scale(14, 1000)),
          "killed-while-it-restores": ("--only", "restore.", "--sample", scale(14, 1000))}
 

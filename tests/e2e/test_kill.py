@@ -1,5 +1,5 @@
 """kill -9 of membox's own processes at random moments: the program never sees a wrong byte, is dead within a second where its keeper is gone, and
-nothing is left over. MEMBOX_KILL_ROUNDS (default 12) is the number of rounds of the first test."""
+nothing is left over. MEMBOX_KILL_ROUNDS (default 8) is the number of rounds of the first test."""
 import collections
 import os
 import random
@@ -11,7 +11,7 @@ import pytest
 
 from boxes import MIB, descendants, describe, is_alive, need_membox, reap, scale, victim, wait_until
 
-ROUNDS = int(os.environ.get("MEMBOX_KILL_ROUNDS", scale(12, 200)))
+ROUNDS = int(os.environ.get("MEMBOX_KILL_ROUNDS", scale(8, 200)))
 VICTIM = "check-memory-forever"
 
 Score = collections.namedtuple("Score", "ready checks wrong address expected found")

@@ -4,7 +4,7 @@ import pytest
 
 from boxes import BARE, MIB, PYTHON, overshoot, scale, victim
 
-TOTAL_MB = scale(384, 1536)  # split-64: 49,152 mappings, the system allows 65,530
+TOTAL_MB = scale(256, 1536)  # split-64: 49,152 mappings, the system allows 65,530
 LIMIT_MB = scale(96, 256)
 
 

@@ -186,7 +186,7 @@ def test_a_pipeline_in_one_box(user):
 
 POOL = """
 import multiprocessing, sys
-data = [list(range(i, i + 1000)) for i in range(1500)]
+data = [list(range(i, i + 1000)) for i in range(int(sys.argv[2]))]
 def work(i):
     own = bytearray(4 << 20)
     own[::4096] = b'z' * 1024
@@ -195,17 +195,17 @@ if __name__ == '__main__':
     multiprocessing.set_start_method('fork')
     for _ in range(int(sys.argv[1])):
         with multiprocessing.Pool(4) as pool:
-            assert pool.map(work, range(1500)) == [sum(l) for l in data]
+            assert pool.map(work, range(len(data))) == [sum(l) for l in data]
     print('right')
 """
 
 
 def test_python_multiprocessing(user):
-    assert user.right([PYTHON, "-c", POOL, scale(1, 3)], 32 * MIB)[0] == b"right\n"
+    assert user.right([PYTHON, "-c", POOL, scale(1, 3), scale(500, 1500)], 32 * MIB)[0] == b"right\n"
 
 
 def test_many_containers_at_once(user):
-    nr = scale(10, 100)
+    nr = scale(6, 100)
     program = "b = bytearray(24 << 20)\nfor r in range(3):\n  b[::4096] = bytes([65 + r]) * (24 << 8)\nprint(sum(b[::4096]) == 67 * (24 << 8))"
     started = [subprocess.Popen(user.box([PYTHON, "-c", program], 20 * MIB, "--name", f"many-{i}"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 start_new_session=True, cwd=user.folder) for i in range(nr)]

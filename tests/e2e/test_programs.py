@@ -33,7 +33,7 @@ def make_file(folder, name, text):
 
 
 def sort(folder):
-    return [need_program("sort"), "--parallel=4", "-S", "2G", make_text(folder, scale(24, 200))]
+    return [need_program("sort"), "--parallel=4", "-S", "2G", make_text(folder, scale(16, 200))]
 
 
 PYTHON_DICTS = """
@@ -55,7 +55,7 @@ sys.exit(3)
 
 
 def python_dicts(folder):
-    return [PYTHON, "-c", PYTHON_DICTS, str(scale(80000, 2000000))]
+    return [PYTHON, "-c", PYTHON_DICTS, str(scale(50000, 2000000))]
 
 
 PYTHON_POOL = """
@@ -173,7 +173,7 @@ def xz(folder):
 
 def gcc(folder):
     rng = random.Random(9)
-    n = scale(250, 8000)
+    n = scale(150, 8000)
     body = "".join(f"int f{i}(int *p, int n) {{ int s = {i}; for (int k = 0; k < n; k++) {{ s += p[k] * {rng.randint(3, 99)}; if (s & {1 << rng.randint(0, 9)})"
                    f" p[k] ^= s % {rng.randint(2, 50)}; switch (s % 7) {{ case 0: s -= k; break; case 3: s ^= p[(k + {i}) % n]; break; case 5: s *= 3; }} }} return s"
                    f" + {f'f{i - 1}(p, n / 2)' if i else 0}; }}\n" for i in range(n))

@@ -10,6 +10,6 @@ def test_torture(processes):
     program = MEMBOX.parent / "tests/torture/torture"
     if not program.exists():
         pytest.skip(f"{program} is not built")
-    status, stdout, stderr, _ = execute([ROOT / "tests/torture/torture.py", "--seed", 7, "--seeds", scale(1, 10), "--seconds", scale(8, 20), "--processes", processes],
+    status, stdout, stderr, _ = execute([ROOT / "tests/torture/torture.py", "--seed", 7, "--seeds", scale(1, 10), "--seconds", scale(5, 20), "--processes", processes],
                                         env={"MEMBOX": str(MEMBOX)})
     assert status == 0, f"{stdout.decode()[-4000:]}\n{stderr[-2000:]}"

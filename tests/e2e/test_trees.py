@@ -83,7 +83,7 @@ def test_pool_of_workers_that_share(box):
 
 @pytest.mark.parametrize("limit_mb", [64, 16])
 def test_many_that_share_and_leave(box, limit_mb):
-    run = box.run_victim("shared-by-fork", 24, 3, scale(200, 20000), limit=limit_mb * MIB, adopted=limit_mb < 24)
+    run = box.run_victim("shared-by-fork", 24, 3, scale(80, 20000), limit=limit_mb * MIB, adopted=limit_mb < 24)
     assert run.stdout == b"right\n"
 
 
