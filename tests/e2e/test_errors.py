@@ -198,7 +198,7 @@ def test_damaged_swap_file_is_not_taken(box):
 def test_swap_file_is_private_and_can_be_used_again(box):
     path = box.folder / "swap"
     for _ in range(3):
-        run = with_swap(box, path, [victim("touch-pages"), "32", "rand-write"], 16 * MIB)
+        run = with_swap(box, path, [victim("touch-pages"), scale("32", "96"), "rand-write"], scale(16, 32) * MIB)
         assert run.status == 0, run.stderr
         assert not path.exists() or path.stat().st_mode & 0o777 == 0o600
     empty = box.folder / "empty"
