@@ -31,7 +31,7 @@
 #define MAX_ROUNDS 4            /* looks for processes that have come meanwhile */
 #define WAIT_LONGEST_MS 8
 #define ADOPT_TIMEOUT_US 1000u   /* what a process stands still for a thread of its that cannot be held, before it does for its adoption */
-#define CALL_GROUPS 4           /* of pages that are under way together, in a call; each call has to wait for all processors once */
+#define CALL_GROUPS 4           /* of pages that are under way together, in a call that keeps others from the processor */
 #define PAUSE_LONGEST_NS 100000000ull
 #define MOMENT_NS 100000
 #define MOVE_CHUNKS (PASSES_BATCH / 4 + 1)
@@ -290,12 +290,12 @@ static int ask(void *context, const struct place *places, uint32_t nr, int *ret_
  * The kernel unmaps pages by hundreds, copies them and maps them again; the program cannot use them meanwhile. An address where nothing is ends such a
  * group, so that it takes no longer than it may though one call brings some of them. Fills m->pages; returns the length.
  */
-static uint32_t arrange(struct migration *m, const struct place *places, uint32_t first, uint32_t nr, uint32_t at_once)
+static uint32_t arrange(struct migration *m, const struct place *places, uint32_t first, uint32_t nr, uint32_t at_once, uint32_t max_groups)
 {
 	uint32_t n = 0, together = 0, groups = 1;
 	for (uint32_t i = first; i < nr; i++) {
 		if (together && together + places[i].nr_pages > at_once) {
-			if (groups++ == CALL_GROUPS)
+			if (groups++ == max_groups)
 				break;
 			m->origin[n] = UINT32_MAX;
 			m->pages[n++] = NULL;
@@ -326,20 +326,29 @@ static uint32_t take_statuses(const struct migration *m, uint32_t n, uint32_t nr
 	return nr;
 }
 
-static bool is_busy_processor(void)
+/* More want to run than there are processors; we are one of them. */
+static bool is_crowded(void)
 {
 	struct system_activity activity;
-	return system_activity_read(&activity) < 0 || activity.runnable > 1;
+	return system_activity_read(&activity) < 0 || activity.runnable > scheduling_nr_processors();
 }
 
 /* Other than for a moment: the kernel's own threads, and the container thread, have waited for the end of the call too. */
 static bool somebody_waits_for_the_processor(void)
 {
 	struct timespec moment = {.tv_nsec = MOMENT_NS};
-	if (scheduling_nr_processors() > 1 || !is_busy_processor())
+	if (scheduling_nr_processors() > 1 || !is_crowded())
 		return false;
 	nanosleep(&moment, NULL);
-	return is_busy_processor();
+	return is_crowded();
+}
+
+static int call(struct migration *m, pid_t pid, uint32_t n, int node)
+{
+	uint64_t begin = monotonic_ns();
+	int r = numa_move_pages(pid, n, m->pages, node, m->moves_shared, m->status);
+	m->moving_ns += monotonic_ns() - begin;
+	return r;
 }
 
 /*
@@ -349,11 +358,10 @@ static bool somebody_waits_for_the_processor(void)
 static int call_without_interruption(struct migration *m, pid_t pid, uint32_t n, int node)
 {
 	scheduling_preempt();
-	uint64_t begin = monotonic_ns();
-	int r = numa_move_pages(pid, n, m->pages, node, m->moves_shared, m->status);
-	uint64_t took = monotonic_ns() - begin;
+	uint64_t begin = m->moving_ns;
+	int r = call(m, pid, n, node);
+	uint64_t took = m->moving_ns - begin;
 	scheduling_prefer_latency();
-	m->moving_ns += took;
 	if (!atomic_load(&m->stop) && somebody_waits_for_the_processor()) {
 		struct timespec pause = {.tv_nsec = (long)MIN_OF(took, PAUSE_LONGEST_NS)};
 		nanosleep(&pause, NULL);
@@ -366,8 +374,9 @@ static int move(void *context, const struct place *places, uint32_t nr, int node
 	struct migration *m = context;
 	struct process *process = process_of(m, places);
 	for (uint32_t next = 0; next < nr;) {
-		uint32_t n = arrange(m, places, next, nr, at_once);
-		int r = call_without_interruption(m, process->pid, n, node);
+		bool crowded = scheduling_nr_processors() == 1 || is_crowded(); /* otherwise the call may be long: it has to wait for all processors once, which costs milliseconds in some machines */
+		uint32_t n = arrange(m, places, next, nr, at_once, crowded ? CALL_GROUPS : UINT32_MAX);
+		int r = crowded ? call_without_interruption(m, process->pid, n, node) : call(m, process->pid, n, node);
 		if (r < 0)
 			return r;
 		next = take_statuses(m, n, m->origin[n - 1] + 1, r > 0, ret_status);

@@ -298,7 +298,8 @@ int __wrap_numa_move_pages(pid_t pid, uint32_t nr, void *const *pages, int node,
 {
 	struct played *process = by_pid(pid);
 	uint32_t start = 0, groups = 1;
-	MUST(played.is_first && nr && pages[0] && pages[nr - 1]);
+	MUST(nr && pages[0] && pages[nr - 1]);
+	MUST(played.is_first == (played.processors == 1 || !played.runnable || played.runnable > played.processors));
 	if (!played.calls++)
 		played.in_first_call = nr;
 	process->moves++;
@@ -523,6 +524,7 @@ static int begin(void **state)
 	played.ns_per_page = 100000;
 	played.most_together = BETWEEN;
 	played.processors = 2;
+	played.runnable = 2; /* each has its own */
 	played.activity_until = UINT32_MAX;
 	alarm(20);
 	sem_init(&played.entered, 0, 0);
@@ -739,8 +741,30 @@ static void test_more_than_a_batch(void **state)
 	for (uint32_t i = 0; i < played.nr_pages; i++)
 		assert_int_equal(played.pages[i].asked, 1);
 	assert_int_equal(result.took_ns, 3ull * PASSES_BATCH * 10000);
-	assert_true(played.most_groups > 1 && played.most_groups < PASSES_BATCH / BETWEEN); /* a call is not the whole batch */
+	assert_int_equal(played.most_groups, PASSES_BATCH / BETWEEN); /* nobody waits for a processor: a call is the whole batch */
 	assert_int_equal(played.in_first_call, played.most_groups * (BETWEEN + 1) - 1);
+}
+
+static void expect_short_calls(uint32_t processors, uint32_t runnable)
+{
+	memset(played.pages, 0, sizeof(played.pages));
+	played.calls = played.most_groups = 0;
+	played.processors = processors;
+	played.runnable = runnable;
+	assert_int_equal(run().figures.moved, PASSES_BATCH);
+	assert_true(played.most_groups > 1 && played.most_groups < PASSES_BATCH / BETWEEN);
+	assert_int_equal(played.in_first_call, played.most_groups * (BETWEEN + 1) - 1);
+}
+
+/* Or may wait, or it is not known. */
+static void test_calls_are_short_when_somebody_waits_for_the_processor(void **state)
+{
+	add_process(100);
+	add_pages(PASSES_BATCH, (struct page){0});
+	played.processes[0].nr_directs += 2;
+	expect_short_calls(4, 5);
+	expect_short_calls(1, 1);
+	expect_short_calls(4, 0);
 }
 
 static void test_large_pages(void **state)
@@ -1509,6 +1533,7 @@ int main(void)
 		TEST(only_what_is_resident),
 		TEST(what_lies_elsewhere_stays),
 		TEST(more_than_a_batch),
+		TEST(calls_are_short_when_somebody_waits_for_the_processor),
 		TEST(large_pages),
 		TEST(a_batch_of_large_pages),
 		TEST(a_batch_that_is_just_full),
