@@ -333,6 +333,12 @@ static bool is_crowded(void)
 	return system_activity_read(&activity) < 0 || activity.runnable > scheduling_nr_processors();
 }
 
+/* Nobody is kept from a processor then, and a call may be long: each has to wait for all processors once, which takes milliseconds in some machines. */
+static bool has_processor_to_spare(void)
+{
+	return scheduling_nr_processors() > 1 && !is_crowded();
+}
+
 /* Other than for a moment: the kernel's own threads, and the container thread, have waited for the end of the call too. */
 static bool somebody_waits_for_the_processor(void)
 {
@@ -374,9 +380,9 @@ static int move(void *context, const struct place *places, uint32_t nr, int node
 	struct migration *m = context;
 	struct process *process = process_of(m, places);
 	for (uint32_t next = 0; next < nr;) {
-		bool crowded = scheduling_nr_processors() == 1 || is_crowded(); /* otherwise the call may be long: it has to wait for all processors once, which costs milliseconds in some machines */
-		uint32_t n = arrange(m, places, next, nr, at_once, crowded ? CALL_GROUPS : UINT32_MAX);
-		int r = crowded ? call_without_interruption(m, process->pid, n, node) : call(m, process->pid, n, node);
+		bool is_long = has_processor_to_spare();
+		uint32_t n = arrange(m, places, next, nr, at_once, is_long ? UINT32_MAX : CALL_GROUPS);
+		int r = (is_long ? call : call_without_interruption)(m, process->pid, n, node);
 		if (r < 0)
 			return r;
 		next = take_statuses(m, n, m->origin[n - 1] + 1, r > 0, ret_status);
