@@ -31,12 +31,13 @@
 #define MAX_ROUNDS 4            /* looks for processes that have come meanwhile */
 #define WAIT_LONGEST_MS 8
 #define ADOPT_TIMEOUT_US 1000u   /* what a process stands still for a thread of its that cannot be held, before it does for its adoption */
+#define ADOPT_TRIES 16          /* one a tick: who stands in a fault just now, or forks, cannot be held or adopted in the next moment either */
 #define CALL_GROUPS 4           /* of pages that are under way together, in a call that keeps others from the processor */
 #define PAUSE_LONGEST_NS 100000000ull
 #define MOMENT_NS 100000
 #define MOVE_CHUNKS (PASSES_BATCH / 4 + 1)
 
-enum stage { STAGE_DIRECT, STAGE_MOVE, STAGE_SWAP };
+enum stage { STAGE_DIRECT, STAGE_MOVE, STAGE_REACH, STAGE_SWAP };
 
 struct process {
 	pid_t pid;
@@ -56,7 +57,7 @@ struct migration {
 	struct passes *passes;
 	bool moves_shared;
 	enum stage stage;
-	unsigned rounds;
+	unsigned rounds, adopt_tries;
 	uint64_t begun_ns, resident;
 	uint32_t undirected;
 	struct process *processes; /* changed only while the thread does not run */
@@ -504,23 +505,32 @@ static void adopt(struct container *c, struct member *member)
 	}
 }
 
-/* What is to be evicted has to be under a userfaultfd. */
-static void reach_stuck(struct migration *m)
+/* False: it has to be adopted, and could not be just now. */
+static bool reach(struct container *c, struct process *process)
 {
-	struct container *c = m->c;
+	struct member *member = pidfd_has_exited(process->pidfd) ? NULL : members_find(&c->members, process->pid);
+	if (!member || member->leaves)
+		return true;
+	if (!member->as && !member->unadoptable)
+		adopt(c, member);
+	else if (member->as && member->as->agent)
+		address_space_register_new(member->as, INT32_MAX, true);
+	if (member->as)
+		process->as = address_space_get(member->as);
+	return member->as || member->unadoptable;
+}
+
+/* What is to be evicted has to be under a userfaultfd. False: not all is yet. */
+static bool reach_stuck(struct migration *m)
+{
+	bool all = true;
 	passes_visit_stuck(m->passes, note_stuck_process, m);
-	for (uint32_t i = 0; c->swap && i < m->nr_processes; i++) {
+	for (uint32_t i = 0; m->c->swap && i < m->nr_processes; i++) {
 		struct process *process = &m->processes[i];
-		struct member *member = process->is_stuck && !pidfd_has_exited(process->pidfd) ? members_find(&c->members, process->pid) : NULL;
-		if (!member || member->leaves)
-			continue;
-		if (!member->as && !member->unadoptable)
-			adopt(c, member);
-		else if (member->as && member->as->agent)
-			address_space_register_new(member->as, INT32_MAX, true);
-		if (member->as)
-			process->as = address_space_get(member->as);
+		if (process->is_stuck && !process->as)
+			all &= reach(m->c, process);
 	}
+	return all;
 }
 
 /* Pages that are left over when a thread could not be started are counted all the same. */
@@ -554,7 +564,11 @@ int migration_step(struct migration **migration, struct migrate_result *ret)
 			m->stage = STAGE_DIRECT;
 			return -EINPROGRESS;
 		}
-		reach_stuck(m);
+		m->stage = STAGE_REACH;
+		return -EINPROGRESS;
+	case STAGE_REACH:
+		if (!reach_stuck(m) && ++m->adopt_tries < ADOPT_TRIES)
+			return -EINPROGRESS;
 		return start_thread(m, STAGE_SWAP) < 0 ? end(migration, ret) : -EINPROGRESS;
 	case STAGE_SWAP:
 		break;

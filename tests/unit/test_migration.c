@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -29,6 +30,7 @@
 #define BASE ((remote_addr_t)HUGE_PAGE_BYTES) /* address of the first page of each process */
 #define HUGE ((uint32_t)(HUGE_PAGE_BYTES / PAGE_BYTES))
 #define BETWEEN 128 /* pages that may be under way together while the machine's pace is not known */
+#define TRIES 16 /* to adopt whose pages are to go through swap */
 
 struct page {
 	int node;        /* negative: there is none, the status that it has instead */
@@ -51,7 +53,8 @@ struct played {
 	/* Directing. */
 	int directs_as[4], nr_directs, directed;
 	/* Adopting. */
-	bool is_held, is_stopped, cannot_stop, cannot_adopt;
+	bool is_held, is_stopped;
+	int cannot_stop, cannot_adopt; /* this many times */
 	int stops, resumes, adoptions, registered, references;
 	struct address_space as;
 };
@@ -346,7 +349,7 @@ int __wrap_container_adopt_held(struct container *container, struct member *memb
 	struct played *process = by_pid(member->pid);
 	MUST(world == (struct world *)process && (process->is_held || process->is_stopped));
 	process->adoptions++;
-	if (process->cannot_adopt)
+	if (process->cannot_adopt-- > 0)
 		return -EBUSY;
 	member->as = &process->as;
 	return 0;
@@ -411,7 +414,7 @@ int __wrap_world_stop(pid_t pid, uint32_t timeout_us, struct world **ret_world)
 	struct played *process = by_pid(pid);
 	MUST(!process->is_held && !process->is_stopped);
 	process->stops++;
-	if (process->cannot_stop)
+	if (process->cannot_stop-- > 0)
 		return -ETIMEDOUT;
 	process->is_stopped = true;
 	*ret_world = (struct world *)process;
@@ -1299,8 +1302,9 @@ static void test_who_cannot_be_stopped(void **state)
 {
 	struct played *process = add_process(100);
 	add_stuck(3, -EBUSY);
-	process->cannot_stop = true;
+	process->cannot_stop = INT_MAX;
 	expect_no_swap(process, 0);
+	assert_int_equal(process->stops, TRIES);
 	assert_int_equal(process->resumes, 0);
 }
 
@@ -1308,9 +1312,24 @@ static void test_who_cannot_be_adopted(void **state)
 {
 	struct played *process = add_process(100);
 	add_stuck(3, -EBUSY);
-	process->cannot_adopt = true;
-	expect_no_swap(process, 1);
-	assert_int_equal(process->resumes, 1);
+	process->cannot_adopt = INT_MAX;
+	expect_no_swap(process, TRIES);
+	assert_int_equal(process->resumes, TRIES);
+}
+
+/* It stands in a fault or forks just then; whoever is reached already is left alone meanwhile. */
+static void test_who_cannot_be_adopted_at_once(void **state)
+{
+	struct played *first = add_process(100);
+	add_stuck(3, -EBUSY);
+	struct played *second = add_process(101);
+	add_stuck(3, -EBUSY);
+	second->cannot_stop = TRIES - 2;
+	second->cannot_adopt = 1;
+	assert_int_equal(run().figures.swapped, 6);
+	assert_int_equal(first->stops, 1);
+	assert_int_equal(second->stops, TRIES);
+	assert_int_equal(second->resumes, 2);
 }
 
 static void test_who_is_not_to_be_adopted(void **state)
@@ -1572,6 +1591,7 @@ int main(void)
 		TEST(who_is_held_anyway),
 		TEST(who_cannot_be_stopped),
 		TEST(who_cannot_be_adopted),
+		TEST(who_cannot_be_adopted_at_once),
 		TEST(who_is_not_to_be_adopted),
 		TEST(who_leaves_meanwhile),
 		TEST(who_is_no_member_any_more),
