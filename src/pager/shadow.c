@@ -4,16 +4,27 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/huge_memory.h"
+
 #define FANOUT_SHIFT 9
 #define FANOUT (1u << FANOUT_SHIFT)
 #define NR_LEVELS 4 /* 3 of pointers, 1 of entries: 4 * 9 + 12 = 48 bits */
 #define ADDRESS_LIMIT (1ull << (NR_LEVELS * FANOUT_SHIFT + PAGE_SHIFT))
+#define FIRST_NODES 4u
+#define MOST_NODES ((uint32_t)(HUGE_PAGE_BYTES / sizeof(struct node)))
 
 struct node {
 	union {
 		struct node *child[FANOUT];
 		shadow_entry_t entry[FANOUT];
 	};
+};
+
+/* Nodes are taken one after the other and given back all together. */
+struct chunk {
+	struct chunk *next;
+	struct node *nodes;
+	uint32_t nr, used;
 };
 
 struct counters {
@@ -23,6 +34,7 @@ struct counters {
 
 struct shadow {
 	struct node *root;
+	struct chunk *chunks; /* the newest first: the others are full */
 	uint64_t nr_nodes;
 	struct counters count;
 };
@@ -37,12 +49,41 @@ static uint64_t span_of(unsigned level)
 	return 1ull << (PAGE_SHIFT + FANOUT_SHIFT * level);
 }
 
-static struct node *node_new(struct shadow *shadow)
+static void chunk_free(struct chunk *chunk)
 {
-	struct node *node = calloc(1, sizeof(*node));
-	if (node)
-		shadow->nr_nodes++;
-	return node;
+	if (chunk->nr == MOST_NODES)
+		huge_memory_free(chunk->nodes, HUGE_PAGE_BYTES);
+	else
+		free(chunk->nodes);
+	free(chunk);
+}
+
+/* Each holds as many as all before it, or as are wanted now, and none more than a huge page. */
+static bool add_chunk(struct shadow *shadow, uint64_t want)
+{
+	struct chunk *chunk = calloc(1, sizeof(*chunk));
+	if (!chunk)
+		return false;
+	want = MAX_OF(MAX_OF(shadow->nr_nodes, want), FIRST_NODES);
+	chunk->nr = want > MOST_NODES / 2 ? MOST_NODES : (uint32_t)want;
+	chunk->nodes = chunk->nr == MOST_NODES ? huge_memory_zeroed(HUGE_PAGE_BYTES) : calloc(chunk->nr, sizeof(*chunk->nodes));
+	if (!chunk->nodes) {
+		free(chunk);
+		return false;
+	}
+	chunk->next = shadow->chunks;
+	shadow->chunks = chunk;
+	return true;
+}
+
+/* The first of so many that are needed. */
+static struct node *node_new(struct shadow *shadow, uint64_t want)
+{
+	struct chunk *chunk = shadow->chunks;
+	if ((!chunk || chunk->used == chunk->nr) && !add_chunk(shadow, want))
+		return NULL;
+	shadow->nr_nodes++;
+	return &shadow->chunks->nodes[shadow->chunks->used++];
 }
 
 struct shadow *shadow_new(void)
@@ -50,7 +91,7 @@ struct shadow *shadow_new(void)
 	struct shadow *shadow = calloc(1, sizeof(*shadow));
 	if (!shadow)
 		return NULL;
-	shadow->root = node_new(shadow);
+	shadow->root = node_new(shadow, 1);
 	if (!shadow->root) {
 		free(shadow);
 		return NULL;
@@ -58,19 +99,13 @@ struct shadow *shadow_new(void)
 	return shadow;
 }
 
-static void node_free(struct node *node, unsigned level)
-{
-	for (unsigned i = 0; level && i < FANOUT; i++)
-		if (node->child[i])
-			node_free(node->child[i], level - 1);
-	free(node);
-}
-
 void shadow_free(struct shadow *shadow)
 {
-	if (!shadow)
-		return;
-	node_free(shadow->root, NR_LEVELS - 1);
+	while (shadow && shadow->chunks) {
+		struct chunk *chunk = shadow->chunks;
+		shadow->chunks = chunk->next;
+		chunk_free(chunk);
+	}
 	free(shadow);
 }
 
@@ -84,14 +119,15 @@ static struct node *find_leaf(const struct shadow *shadow, remote_addr_t addr)
 	return node;
 }
 
-static struct node *make_leaf(struct shadow *shadow, remote_addr_t addr)
+/* nr_pages: from addr on, that are about to be entered. */
+static struct node *make_leaf(struct shadow *shadow, remote_addr_t addr, uint64_t nr_pages)
 {
 	struct node *node = shadow->root;
 	if (addr >= ADDRESS_LIMIT)
 		return NULL;
 	for (unsigned level = NR_LEVELS - 1; level; level--) {
 		struct node **child = &node->child[index_at(addr, level)];
-		if (!*child && !(*child = node_new(shadow)))
+		if (!*child && !(*child = node_new(shadow, nr_pages >> FANOUT_SHIFT)))
 			return NULL;
 		node = *child;
 	}
@@ -136,7 +172,7 @@ static bool transition_is_legal(enum page_state from, enum page_state to)
 
 bool shadow_set(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry)
 {
-	struct node *leaf = entry ? make_leaf(shadow, addr) : find_leaf(shadow, addr);
+	struct node *leaf = entry ? make_leaf(shadow, addr, 1) : find_leaf(shadow, addr);
 	if (!leaf)
 		return entry == 0;
 	shadow_entry_t *place = &leaf->entry[index_at(addr, 0)];
@@ -155,7 +191,7 @@ bool shadow_set(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry)
 bool shadow_set_swapped(struct shadow *shadow, remote_addr_t addr, uint64_t nr, slot_t slot, uint8_t epoch)
 {
 	while (nr) {
-		struct node *leaf = make_leaf(shadow, addr);
+		struct node *leaf = make_leaf(shadow, addr, nr);
 		unsigned index = index_at(addr, 0);
 		if (!leaf)
 			return false;
@@ -173,7 +209,7 @@ bool shadow_set_swapped(struct shadow *shadow, remote_addr_t addr, uint64_t nr, 
 bool shadow_reserve(struct shadow *shadow, remote_addr_t start, remote_addr_t end)
 {
 	for (remote_addr_t addr = start & ~(span_of(1) - 1); addr < end; addr += span_of(1))
-		if (!make_leaf(shadow, addr))
+		if (!make_leaf(shadow, addr, (end - addr) / PAGE_BYTES))
 			return false;
 	return true;
 }

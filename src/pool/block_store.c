@@ -5,6 +5,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/huge_memory.h"
+
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -65,22 +67,9 @@ void block_store_free(struct block_store *store)
 	for (uint32_t i = 0; i < store->nr_blocks; i++)
 		free(store->blocks[i].keys);
 	for (uint32_t i = 0; i < store->nr_blocks; i += BLOCKS_AT_ONCE)
-		munmap(store->blocks[i].data, CHUNK_BYTES);
+		huge_memory_free(store->blocks[i].data, CHUNK_BYTES);
 	free(store->blocks);
 	free(store);
-}
-
-/* Address space for a chunk, aligned to its size. NULL: none. */
-static uint8_t *map_chunk(void)
-{
-	uint8_t *area = mmap(NULL, 2 * CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (area == MAP_FAILED)
-		return NULL;
-	size_t before = -(uintptr_t)area % CHUNK_BYTES;
-	if (before)
-		munmap(area, before);
-	munmap(area + before + CHUNK_BYTES, CHUNK_BYTES - before);
-	return area + before;
 }
 
 static uint32_t class_of(uint32_t bytes)
@@ -108,7 +97,7 @@ bool block_store_wants_memory(const struct block_store *store, uint32_t bytes, b
 
 struct block_memory block_store_map(bool huge)
 {
-	uint8_t *chunk = map_chunk();
+	uint8_t *chunk = huge_memory_map(CHUNK_BYTES);
 	return (struct block_memory){.chunk = chunk, .is_taken = chunk && huge && take_at_once(chunk)};
 }
 

@@ -149,6 +149,32 @@ static void finds_runs_of_saved_pages(void **state)
 	shadow_free(shadow);
 }
 
+/* Whose nodes lie in chunks of all sizes: entered one by one, far apart, and all at once. */
+static void large_tables(void **state)
+{
+	enum { APART = 1200, AT_ONCE = 3 << 18 };
+	const remote_addr_t run = BASE / 2;
+	for (int all_first = 0; all_first < 2; all_first++) {
+		struct shadow *shadow = shadow_new();
+		for (int k = 0; k < 2; k++) {
+			if (k != all_first)
+				assert_true(shadow_set_swapped(shadow, run, AT_ONCE, 1, 0));
+			for (uint64_t i = 0; k == all_first && i < APART; i++)
+				assert_true(shadow_set(shadow, BASE + i * HUGE_PAGE_BYTES, entry_make(STATE_RESIDENT, NO_SLOT, 0, (uint8_t)i, 0)));
+		}
+		for (uint64_t i = 0; i < APART; i++) {
+			assert_int_equal(entry_epoch(shadow_get(shadow, BASE + i * HUGE_PAGE_BYTES)), (uint8_t)i);
+			assert_int_equal(shadow_get(shadow, BASE + i * HUGE_PAGE_BYTES + PAGE_BYTES), 0);
+		}
+		for (uint64_t i = 0; i < AT_ONCE; i += 511)
+			assert_int_equal(entry_slot(shadow_get(shadow, run + i * PAGE_BYTES)), i + 1);
+		assert_int_equal(shadow_evicted(shadow), AT_ONCE);
+		assert_int_equal(shadow_count(shadow, STATE_RESIDENT), APART);
+		assert_true(shadow_check(shadow));
+		shadow_free(shadow);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -157,6 +183,7 @@ int main(void)
 		cmocka_unit_test(finds_evicted_pages),
 		cmocka_unit_test(a_run_is_set_at_once),
 		cmocka_unit_test(finds_runs_of_saved_pages),
+		cmocka_unit_test(large_tables),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
