@@ -65,9 +65,9 @@ int handover_finish(struct container *c, const void *owner)
 {
 	if (!handover_is_holding(c) || c->handover->owner != owner)
 		return -ENOENT;
-	save_finish(c->handover->last);
-	c->handover->is_finished = true;
-	return 0;
+	int r = save_finish(c->handover->last);
+	c->handover->is_finished = r == 0;
+	return r;
 }
 
 void handover_release(struct container *c, const void *owner)

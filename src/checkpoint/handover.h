@@ -3,8 +3,8 @@
  * connection does, so that a sender that is killed leaves the container as it was. Container thread.
  *
  *   checkpoints of rounds, one in the place of the other    everybody runs; the folder is only there so that the pages in it stay as they are
- *   the last checkpoint, complete on the disk               nobody runs
- *     handover_finish: everybody is killed; the checkpoint stays. Only that: the receiver waits, and what else is to be done can wait for handover_end
+ *   the last checkpoint, complete                           nobody runs; it is written to the disk meanwhile
+ *     handover_finish: when it is on the disk everybody is killed; the checkpoint stays. Only that: the receiver waits, and what else is to be done can wait for handover_end
  *     handover_release: everybody goes on; nothing stays
  *
  * A keeper that is killed while nobody runs takes the processes with it, as always; their checkpoint stays.
@@ -27,7 +27,7 @@ void handover_keep_last(struct container *c, struct save *last);
 
 bool handover_is_holding(const struct container *c);
 
-/* 0, or -ENOENT: this owner holds nobody. */
+/* 0; -ENOENT: this owner holds nobody; or another -errno: the disk does not take the checkpoint, and all is as before. */
 int handover_finish(struct container *c, const void *owner);
 
 /* Does nothing for another owner. */

@@ -156,9 +156,7 @@ static int save_file(int folder, const char *name, const void *head, size_t head
 {
 	_cleanup_close_ int fd = openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	int r = fd < 0 ? -errno : write_all(fd, head, head_bytes);
-	if (r == 0)
-		r = write_all(fd, body, body_bytes);
-	return r < 0 ? r : fsync(fd) < 0 ? -errno : 0;
+	return r < 0 ? r : write_all(fd, body, body_bytes);
 }
 
 static int save_message(int folder, const Image__Image *image)
@@ -173,12 +171,33 @@ static int save_message(int folder, const Image__Image *image)
 	return save_file(folder, IMAGE_NAME, &header, sizeof(header), body, bytes);
 }
 
+static int sync_file(int folder, const char *name)
+{
+	_cleanup_close_ int fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+static int sync_files(int folder)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(names); i++)
+		r = sync_file(folder, names[i]);
+	return r < 0 ? r : fsync(folder) < 0 ? -errno : 0;
+}
+
+int image_sync(const char *path)
+{
+	_cleanup_close_ int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int r = folder < 0 ? -errno : sync_files(folder);
+	return r < 0 ? r : folder_sync_above(path);
+}
+
 /* An older one changes places with the new one, in one step, and is removed. */
-static int give_name(struct image_draft *draft)
+static int give_name(struct image_draft *draft, bool sync)
 {
 	int r = renameat2(AT_FDCWD, draft->work_path, AT_FDCWD, draft->path, draft->replaces ? RENAME_EXCHANGE : RENAME_NOREPLACE) < 0 ? -errno : 0;
 	FAULT_POINT("checkpoint.named");
-	if (r == 0)
+	if (r == 0 && sync)
 		r = folder_sync_above(draft->path);
 	if (r == 0 && draft->replaces)
 		remove_folder(AT_FDCWD, draft->work_path);
@@ -190,19 +209,31 @@ static int give_name(struct image_draft *draft)
 	return r;
 }
 
-int image_draft_commit(struct image_draft *draft, const Image__Image *image, const uint64_t *checksums, uint32_t nr_slots,
-		       struct checkpoint_error *error)
+static int commit(struct image_draft *draft, const Image__Image *image, const uint64_t *checksums, uint32_t nr_slots, bool sync,
+		  struct checkpoint_error *error)
 {
 	int r = save_message(draft->folder, image);
 	FAULT_POINT("checkpoint.message");
 	if (r == 0)
 		r = save_file(draft->folder, CHECKSUMS_NAME, NULL, 0, checksums, (size_t)nr_slots * sizeof(*checksums));
-	if (r == 0 && fsync(draft->folder) < 0)
-		r = -errno;
+	if (r == 0 && sync)
+		r = sync_files(draft->folder);
 	FAULT_POINT("checkpoint.written");
 	if (r == 0)
-		r = give_name(draft);
+		r = give_name(draft, sync);
 	return r < 0 ? fail_path(error, draft->path, r) : 0;
+}
+
+int image_draft_commit(struct image_draft *draft, const Image__Image *image, const uint64_t *checksums, uint32_t nr_slots,
+		       struct checkpoint_error *error)
+{
+	return commit(draft, image, checksums, nr_slots, true, error);
+}
+
+int image_draft_commit_unsynced(struct image_draft *draft, const Image__Image *image, const uint64_t *checksums, uint32_t nr_slots,
+				struct checkpoint_error *error)
+{
+	return commit(draft, image, checksums, nr_slots, false, error);
 }
 
 /* --- reading --- */

@@ -34,6 +34,16 @@ int image_draft_create_pages(const struct image_draft *draft, struct checkpoint_
 int image_draft_commit(struct image_draft *draft, const Image__Image *image, const uint64_t *checksums, uint32_t nr_slots,
 		       struct checkpoint_error *error);
 
+/*
+ * The same without waiting for the disk, which image_sync does afterwards: until then a crash of the machine (of nothing less) may leave a damaged folder. Only for one
+ * that replaces none.
+ */
+int image_draft_commit_unsynced(struct image_draft *draft, const Image__Image *image, const uint64_t *checksums, uint32_t nr_slots,
+				struct checkpoint_error *error);
+
+/* Makes a folder durable. Any thread. 0 or -errno. */
+int image_sync(const char *path);
+
 /* Removes what was not committed; frees. */
 void image_draft_end(struct image_draft *draft);
 

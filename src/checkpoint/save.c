@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/fault.h"
+#include "base/huge_memory.h"
 #include "base/log.h"
 #include "base/monotonic.h"
 #include "checkpoint/arrivals.h"
@@ -42,16 +43,43 @@ struct save {
 	enum save_end end;
 	bool is_holding;    /* complete; nobody runs */
 	bool kept_before;   /* the swap file was marked as a checkpoint's before */
+	bool is_syncing;
+	pthread_t syncer;   /* it has draft.path and the result until it is joined */
+	int sync_result;
 	uint64_t holds_since_ns;
 	struct image_draft draft;
 	struct saving saving;
 };
+
+static void *sync_main(void *argument)
+{
+	struct save *save = argument;
+	save->sync_result = image_sync(save->draft.path);
+	return NULL;
+}
+
+/* While everybody is held and the checkpoint is being sent: nothing is final yet. */
+static void begin_sync(struct save *save)
+{
+	save->is_syncing = pthread_create(&save->syncer, NULL, sync_main, save) == 0;
+	if (!save->is_syncing)
+		sync_main(save);
+}
+
+static int end_sync(struct save *save)
+{
+	if (save->is_syncing)
+		pthread_join(save->syncer, NULL);
+	save->is_syncing = false;
+	return save->sync_result;
+}
 
 void save_free(struct save *save)
 {
 	if (!save)
 		return;
 	precopy_free(save->precopy);
+	end_sync(save);
 	save->c->is_being_saved = false;
 	image_draft_end(&save->draft);
 	arena_release(&save->saving.arena);
@@ -272,6 +300,22 @@ static int describe_all(struct save *save)
 
 /* --- the end --- */
 
+static int commit(struct save *save, uint32_t nr_slots)
+{
+	struct checkpoint_error *error = &save->saving.error;
+	bool waits = save->end != SAVE_GOES_ON_HOLDING || save->draft.replaces;
+	size_t bytes = nr_slots * sizeof(uint64_t);
+	uint64_t *checksums = huge_memory_zeroed(bytes + 1);
+	if (!checksums)
+		return saved_no_memory(&save->saving);
+	swap_pins_checksums(save->c->swap, checksums);
+	int r = (waits ? image_draft_commit : image_draft_commit_unsynced)(&save->draft, save->saving.image, checksums, nr_slots, error);
+	huge_memory_free(checksums, bytes + 1);
+	if (r == 0 && !waits)
+		begin_sync(save);
+	return r;
+}
+
 static int store_folder(struct save *save)
 {
 	struct swap *swap = save->c->swap;
@@ -283,10 +327,6 @@ static int store_folder(struct save *save)
 		pages->key = (ProtobufCBinaryData){CIPHER_KEY_BYTES, (uint8_t *)(uintptr_t)swap_key(swap)};
 	pages->nr_pages = save->saving.count.pages;
 	pages->written = save->saving.count.written + save->precopied;
-	_cleanup_free_ uint64_t *checksums = calloc(pages->nr_slots + 1, sizeof(*checksums));
-	if (!checksums)
-		return saved_no_memory(&save->saving);
-	swap_pins_checksums(swap, checksums);
 	int r = swap_link(swap, save->draft.folder, "pages");
 	if (r == -EXDEV)
 		return checkpoint_fail(error, r, "%.150s is on another file system than the swap file %.150s, which becomes part of the checkpoint",
@@ -296,12 +336,9 @@ static int store_folder(struct save *save)
 	FAULT_POINT("checkpoint.linked");
 	r = swap_keep(swap, true);
 	FAULT_POINT("checkpoint.kept");
-	if (r == 0)
-		r = swap_sync(swap);
-	FAULT_POINT("checkpoint.synced");
 	if (r < 0)
 		return checkpoint_fail(error, r, "swap file %.200s: %s", swap_path(swap), strerror(-r));
-	return image_draft_commit(&save->draft, save->saving.image, checksums, pages->nr_slots, error);
+	return commit(save, pages->nr_slots);
 }
 
 /* Names of the swap file beside the container's own, if it still has that. */
@@ -491,13 +528,17 @@ static int step_precopy(struct save *save)
 	return 0;
 }
 
-void save_finish(struct save *save)
+int save_finish(struct save *save)
 {
-	kill_held(save);
+	int r = end_sync(save);
+	if (r == 0)
+		kill_held(save);
+	return r;
 }
 
 void save_cancel(struct save *save)
 {
+	end_sync(save);
 	image_remove(save->draft.path);
 	settle_pins(save, -ECANCELED);
 	container_save_point_end(save->c);

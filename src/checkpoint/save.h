@@ -34,8 +34,8 @@ int save_begin(struct container *c, const char *path, enum save_end end, struct 
  */
 int save_step(struct save **save, struct save_result *result, struct checkpoint_error *error);
 
-/* One that holds everybody. The last two end it, and free it. */
-void save_finish(struct save *save); /* they are killed; save_forget is to follow when they are dead */
+/* One that holds everybody, and is made durable meanwhile. The last two end it, and free it. */
+int save_finish(struct save *save);  /* they are killed, and save_forget is to follow when they are dead; or -errno: the disk does not take the checkpoint, and they are held as before */
 void save_cancel(struct save *save); /* they go on, nothing is left of the checkpoint */
 void save_forget(struct save *save); /* they are dead; the checkpoint stays */
 

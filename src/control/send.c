@@ -212,8 +212,8 @@ static int end_here(struct sending *s)
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	int r = ask_end(s, false);
-	if (r < 0)
-		see_what_is_left(s, r);
+	if (r < 0) /* refused: the disk does not take the checkpoint */
+		see_what_is_left(s, s->result->was_refused ? ask_end(s, true) : r);
 	s->result->is_gone |= r == 0;
 	return r;
 }

@@ -379,7 +379,9 @@ static int begin_sent(struct request *request, struct container *c)
 	int r = is_given(request, "go_on") ? 0 : handover_finish(c, request->owner);
 	if (r == 0 && is_given(request, "go_on"))
 		handover_release(c, request->owner);
-	return r < 0 ? refuse(request, r, "the container is not held to be sent by this connection", NULL) : 0;
+	if (r == -ENOENT)
+		return refuse(request, r, "the container is not held to be sent by this connection", NULL);
+	return r < 0 ? refuse(request, r, "the disk does not take its last checkpoint", NULL) : 0;
 }
 
 /* What is missing of a container that goes on without some of its pages. */

@@ -642,11 +642,6 @@ int swap_base_read(const struct swap_base *base, slot_t first, uint32_t nr, void
 	return r;
 }
 
-int swap_sync(const struct swap *swap)
-{
-	return fdatasync(swap->claim.fd) < 0 ? -errno : 0;
-}
-
 uint64_t swap_used_slots(struct swap *swap)
 {
 	lock_take(&swap->lock);

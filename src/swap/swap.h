@@ -94,7 +94,6 @@ int swap_keep(struct swap *swap, bool keep);
 int swap_link(const struct swap *swap, int folder, const char *name); /* -EXDEV: on another file system */
 int swap_write(struct swap *swap, slot_t first, uint32_t nr, void *pages);      /* page aligned; at once; encrypts them where they lie. Checksums are set */
 int swap_read(const struct swap *swap, slot_t first, uint32_t nr, void *pages); /* the same, verified (-EBADMSG), also of the base */
-int swap_sync(const struct swap *swap);
 uint64_t swap_seed(const struct swap *swap);
 
 /*

@@ -59,6 +59,15 @@ def need_membox():
         pytest.skip("MEMBOX=none: there is no membox to test")
 
 
+def need_faulty_membox():
+    """A membox in which calls fail as MEMBOX_FAULT says (docs/reliability.md)."""
+    need_membox()
+    path = pathlib.Path(os.environ.get("MEMBOX_FAULTS", ROOT / "build-check/clang/membox"))
+    if not path.exists() or b"MEMBOX_FAULT" not in path.read_bytes():
+        pytest.skip(f"{path} is not built with -Dfaults=true")
+    return path
+
+
 def need_root(why="to mount a file system"):
     if os.geteuid() != 0:
         pytest.skip(f"needs root ({why})")

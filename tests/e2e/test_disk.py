@@ -2,16 +2,14 @@
 again; wrong bits are never handed on, and the message says where they are."""
 import contextlib
 import os
-import pathlib
 import re
 import subprocess
 
 import pytest
 
-from boxes import MEMBOX, MIB, ROOT, ask, need_membox, need_program, need_root, victim
+from boxes import MEMBOX, MIB, ask, need_faulty_membox, need_membox, need_program, need_root, victim
 from processes import descendants, wait_until
 
-MEMBOX_FAULTS = pathlib.Path(os.environ.get("MEMBOX_FAULTS", ROOT / "build-check/clang/membox"))
 FULL = "membox: container {} is stopped: out of memory: limit 48 MiB is reached and the swap file is full"
 
 
@@ -52,9 +50,7 @@ def test_full_disk_until_there_is_space(box, kind):
     need_root()
     program, name, environment = MEMBOX, f"disk-{os.getpid()}-{kind}", os.environ
     if kind == "unpromised":
-        if not MEMBOX_FAULTS.exists() or b"MEMBOX_FAULT" not in MEMBOX_FAULTS.read_bytes():
-            pytest.skip(f"{MEMBOX_FAULTS} is not built with -Dfaults=true")
-        program = MEMBOX_FAULTS
+        program = need_faulty_membox()
     script, place = mount(kind, box)
     fault = ["env", "MEMBOX_FAULT=fallocate:EOPNOTSUPP:1+"] if kind == "unpromised" else []
     command = ["unshare", "-m", "sh", "-c", script, "sh", *fault, program, "run", "--name", name, "--limit", "48M", "--pool", "0", "--oom", "stop", "--swap", place / "swap",

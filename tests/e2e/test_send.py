@@ -13,7 +13,7 @@ import time
 import pytest
 
 import boxes
-from boxes import MEMBOX, MIB, PYTHON, execute, need_membox, need_program, need_root, scale, scratch_folder, shell_status, wait_until
+from boxes import MEMBOX, MIB, PYTHON, execute, need_faulty_membox, need_membox, need_program, need_root, scale, scratch_folder, shell_status, wait_until
 from test_checkpoint import membox
 from test_ordinary_user import allowed, user  # noqa: F401 (fixtures)
 
@@ -252,6 +252,22 @@ def test_what_is_refused(sent):
     sender.stdout.close()
     assert receiver.wait(60) == 125 and "which it has open: No such file" in one.errors(), one.errors()
     assert goes_on_somewhere(one, sender, receiver) == "one"
+
+
+def test_the_disk_does_not_take_the_last_checkpoint(sent):
+    """It is being sent meanwhile: nobody is killed for it, and the receiver has no use for what it has."""
+    faulty, said, nr = need_faulty_membox(), "", 2
+    while "the disk does not take its last checkpoint" not in said:  # before that, of a round: each writes five files and folders
+        assert nr < 50, said
+        one = sent(command=lambda program, verb, *words, nr=nr: ["env", f"MEMBOX_FAULT=fsync:EIO:{nr}", faulty, verb, *words] if verb == "run" else [program, verb, *words])
+        sender, receiver = one.pipe()
+        assert sender.wait(60) == 1 and receiver.wait(60) == 125, one.errors()
+        said = one.said()
+        assert "goes on here" in said and one.names() == [], said
+        sender, receiver = one.pipe()
+        assert sender.wait(60) == 0, one.errors()
+        one.finish(receiver)
+        nr += 5
 
 
 def test_nobody_else_meanwhile(sent):

@@ -1,7 +1,6 @@
 """membox upgrade: another program takes the keeper's place while the container runs; nothing is lost, whether it can or not, and whoever is killed meanwhile."""
 import json
 import os
-import pathlib
 import random
 import shutil
 import signal
@@ -12,7 +11,7 @@ import time
 
 import pytest
 
-from boxes import MEMBOX, MIB, ROOT, ask, ask_later, load_json, need_membox, need_root, scale, victim
+from boxes import MEMBOX, MIB, ask, ask_later, load_json, need_faulty_membox, need_membox, need_root, scale, victim
 from processes import descendants, describe, is_alive, read, reap, wait_until
 from test_kill import reap_others, scores
 from test_redis import serve
@@ -373,13 +372,6 @@ def test_killed_meanwhile(box, other, target):
 POINTS = ["begun", "settled", "locked", "described", "checked", "exec", "succeeded", "taken_over"]
 
 
-def faulty_membox():
-    path = pathlib.Path(os.environ.get("MEMBOX_FAULTS", ROOT / "build-check/clang/membox"))
-    if not path.exists() or b"MEMBOX_FAULT" not in path.read_bytes():
-        pytest.skip(f"{path} is not built with -Dfaults=true")
-    return path
-
-
 def run_faulty(box, program, fault):
     """(how the upgrade ended, how the container did, what was said)"""
     score, errors, name = box.new_path("score"), box.new_path("errors"), f"faulty-{os.getpid()}-{random.randrange(10**9)}"
@@ -404,12 +396,12 @@ def run_faulty(box, program, fault):
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at(box, point):
     """Each step of the transaction (docs/architecture.md)."""
-    upgraded, status, said = run_faulty(box, faulty_membox(), f"upgrade.{point}:kill")
+    upgraded, status, said = run_faulty(box, need_faulty_membox(), f"upgrade.{point}:kill")
     assert (upgraded, status) == (125, 125) and "was killed: the container was ended, no page was lost" in said, (upgraded, status, said)
 
 
 @pytest.mark.parametrize("fault", ["memfd_create:EMFILE:2", "execveat:ENOMEM"])
 def test_a_call_fails(box, fault):
     """Before exec: it is refused, and the keeper goes on."""
-    upgraded, status, said = run_faulty(box, faulty_membox(), fault)
+    upgraded, status, said = run_faulty(box, need_faulty_membox(), fault)
     assert (upgraded, status, said) == (1, 0, ""), (upgraded, status, said)

@@ -30,7 +30,7 @@ static int tear_down(void **state)
 }
 
 /* A checkpoint of one process of that name, with two slots. */
-static int write_one(const char *name, struct checkpoint_error *error)
+static int write_one_with(typeof(image_draft_commit) *commit, const char *name, struct checkpoint_error *error)
 {
 	Image__Image image = IMAGE__IMAGE__INIT;
 	Image__Machine machine = IMAGE__MACHINE__INIT;
@@ -50,9 +50,14 @@ static int write_one(const char *name, struct checkpoint_error *error)
 	int fd = openat(draft.folder, "pages", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	assert_int_equal(ftruncate(fd, 2 * PAGE_BYTES), 0);
 	close(fd);
-	r = image_draft_commit(&draft, &image, checksums, 2, error);
+	r = commit(&draft, &image, checksums, 2, error);
 	image_draft_end(&draft);
 	return r;
+}
+
+static int write_one(const char *name, struct checkpoint_error *error)
+{
+	return write_one_with(image_draft_commit, name, error);
 }
 
 static size_t entries_in(const char *name)
@@ -88,6 +93,22 @@ static void an_older_one_is_replaced(void **state)
 	assert_string_equal(image.message->container->name, "second");
 	image_close(&image);
 	assert_int_equal(entries_in(folder), 1);
+}
+
+static void what_is_made_durable_afterwards(void **state)
+{
+	struct checkpoint_error error = {0};
+	struct image image;
+	char file[160];
+	assert_int_equal(image_sync(path), -ENOENT);
+	assert_int_equal(write_one_with(image_draft_commit_unsynced, "first", &error), 0);
+	assert_int_equal(entries_in(folder), 1);
+	assert_int_equal(image_sync(path), 0);
+	assert_int_equal(image_open(path, &image, &error), 0);
+	image_close(&image);
+	snprintf(file, sizeof(file), "%s/checksums", path);
+	assert_int_equal(unlink(file), 0);
+	assert_int_equal(image_sync(path), -ENOENT);
 }
 
 static void an_empty_folder_is_used_and_another_is_not(void **state)
@@ -150,6 +171,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(what_is_written_is_read, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(an_older_one_is_replaced, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(what_is_made_durable_afterwards, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(an_empty_folder_is_used_and_another_is_not, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(what_was_not_committed_leaves_nothing, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(damage_is_refused, set_up, tear_down),
