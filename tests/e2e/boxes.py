@@ -73,6 +73,11 @@ def need_root(why="to mount a file system"):
         pytest.skip(f"needs root ({why})")
 
 
+def was_under_pressure(stats):
+    """Pages have left the memory of a program, wherever they went."""
+    return stats["adoptions"] > 0 and stats["swap_out"] + stats["pool_out"] + stats["zero_drops"] > 0
+
+
 def become_subreaper():
     """Orphans come to this process, so that nothing that a test leaves over gets out of sight."""
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
@@ -218,7 +223,7 @@ class Boxes:
             pytest.skip(run.stderr.strip())
         assert run.status == 0, f"status {run.status}\nstdout {run.stdout[-500:]!r}\nstderr {run.stderr[-3000:]}"
         if adopted and run.stats:
-            assert run.stats["adoptions"] > 0 and run.stats["swap_out"] + run.stats["pool_out"] + run.stats["zero_drops"] > 0, run.stats
+            assert was_under_pressure(run.stats), run.stats
         return run
 
     def start(self, program, limit, swap=None, args=(), **options):
