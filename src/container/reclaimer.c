@@ -258,11 +258,18 @@ static uint64_t empty_pool(struct reclaimer *r)
 	return before - MIN_OF(before, after);
 }
 
+/* One without a process is a fork's child whose process is not known yet, or its process has ended and the memory follows. */
+static bool lives(struct address_space *as)
+{
+	pid_t pid = atomic_load(&as->pid);
+	return pid ? !process_has_ended(pid) : !address_space_is_abandoned(as);
+}
+
 /* When the last one has just ended its pool goes with it, and not to the file. */
 static bool somebody_lives(const struct reclaimer *r)
 {
 	for (uint32_t i = 0; i < r->nr_spaces; i++)
-		if (r->spaces[i]->pid <= 0 || !process_has_ended(r->spaces[i]->pid)) /* a fork's child is not known at once */
+		if (lives(r->spaces[i]))
 			return true;
 	return false;
 }

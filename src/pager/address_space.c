@@ -157,6 +157,14 @@ void address_space_abandon(struct address_space *as)
 	lock_drop(&as->agent_lock);
 }
 
+bool address_space_is_abandoned(struct address_space *as)
+{
+	lock_take(&as->agent_lock);
+	bool is_abandoned = !as->agent && as->pid == 0 && as->pagemap >= 0;
+	lock_drop(&as->agent_lock);
+	return is_abandoned;
+}
+
 static int find_stack_and_arguments(struct address_space *as)
 {
 	struct process_info info;

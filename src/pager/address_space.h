@@ -144,6 +144,9 @@ int address_space_let_go(struct address_space *as, struct world *world);
  */
 void address_space_abandon(struct address_space *as);
 
+/* Abandoned, and not adopted again. Takes the agent lock. */
+bool address_space_is_abandoned(struct address_space *as);
+
 struct address_space *address_space_get(struct address_space *as);
 void address_space_put(struct address_space *as);
 
