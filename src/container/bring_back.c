@@ -153,7 +153,7 @@ int bring_back_step(struct bring_back *b, uint64_t *ret_left)
 {
 	struct container *c = b->c;
 	uint64_t begin = monotonic_ns();
-	bool progress = fault_reap_loads(&b->context) > 0;
+	bool progress = loads_reap(&b->context) > 0;
 	do {
 		if (b->next == b->nr_places)
 			make_list(b);
@@ -162,7 +162,7 @@ int bring_back_step(struct bring_back *b, uint64_t *ret_left)
 		progress = true;
 	} while (monotonic_ns() - begin < STEP_NS);
 	*ret_left = bring_back_left(c, b->only_leaving);
-	bool under_way = fault_has_loads(&b->context);
+	bool under_way = loads_exist(&b->context);
 	if (!*ret_left && !under_way && !atomic_load(&c->newborn))
 		return 0;
 	return progress || under_way || b->only_leaving || !charge_is_near_limit(&c->charge, 1) ? -EINPROGRESS : -ENOSPC;

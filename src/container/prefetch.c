@@ -118,17 +118,17 @@ static void *prefetch_main(void *argument)
 	await_pages(p);
 	while (!atomic_load(&p->stop) && p->next < p->nr_places && tries < MAX_TRIES && has_room(p->c)) {
 		bool is_busy = has_faults(p);
-		int progress = fault_reap_loads(&p->context);
-		bool may_begin = !is_busy || !fault_has_loads(&p->context);
+		int progress = loads_reap(&p->context);
+		bool may_begin = !is_busy || !loads_exist(&p->context);
 		bool begun = may_begin && begin_next(p);
 		tries = begun || progress ? 0 : tries + 1;
 		struct timespec nap = {.tv_nsec = is_busy ? BUSY_NAP_NS : NAP_NS};
 		if (is_busy || !begun)
 			nanosleep(&nap, NULL);
 	}
-	while (!atomic_load(&p->stop) && fault_has_loads(&p->context)) {
+	while (!atomic_load(&p->stop) && loads_exist(&p->context)) {
 		static const struct timespec nap = {.tv_nsec = NAP_NS};
-		if (!fault_reap_loads(&p->context))
+		if (!loads_reap(&p->context))
 			nanosleep(&nap, NULL);
 	}
 	log_debug("prefetch: %u of %u places", p->next, p->nr_places);

@@ -9,7 +9,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/monotonic.h"
-#include "pager/events.h"
+#include "pager/fault_internal.h"
 #include "pager/forkless.h"
 #include "pager/registration.h"
 #include "pager/writeback.h"
@@ -18,14 +18,8 @@
 
 /* Fills are counted in units of this many; the pages of the last two units were "used just now" (FACTS rule 12). */
 #define FILLS_PER_EPOCH 16
-/* fault_page of a load that is readahead only. */
-#define NOBODY_WAITS UINT32_MAX
 #define NEW_CHUNK_PAGES 32u
 #define HURRY_NS 10000000ull /* after a fault had to wait for room */
-#define GATE_NS 10000000ull  /* a reader that takes longer for a window waits for no disk as it is */
-#define NR_GATES (NR_LOADS / 4) /* with what is behind them they take half of the loads: faults find the others */
-/* An epoch that is never "just now", for pages that came along with the one that faulted. */
-#define NOT_RECENT 128
 
 static void *map_pages(uint64_t nr_pages)
 {
@@ -56,45 +50,6 @@ int fault_context_reopen(struct fault_context *context)
 	return context->pager->swap ? swap_io_new(context->pager->swap, NR_LOADS, &context->io) : 0;
 }
 
-static void load_release(struct fault_context *context, struct load *load)
-{
-	for (uint32_t i = 0; i < load->nr_pages; i++)
-		swap_put(context->pager->swap, load->first_slot + i);
-	address_space_put(load->as);
-	load->as = NULL;
-	load->is_read = false;
-}
-
-/* True when the entry of page i still asks for what the load has read. */
-static bool is_wanted(const struct load *load, uint32_t i)
-{
-	shadow_entry_t entry = shadow_get(load->as->shadow, load->start + (uint64_t)i * PAGE_BYTES);
-	enum page_state state = entry_state(entry);
-	return (state == STATE_SWAPPED || state == STATE_STAGED) && entry_slot(entry) == load->first_slot + i;
-}
-
-/* Nobody will put these pages in any more: waiters fault again. Layout lock held. */
-static void abandon(struct load *load, uint32_t first, uint32_t nr)
-{
-	struct address_space *as = load->as;
-	for (uint32_t i = first; i < first + nr; i++) {
-		remote_addr_t page = load->start + (uint64_t)i * PAGE_BYTES;
-		if (is_wanted(load, i))
-			shadow_set(as->shadow, page, shadow_get(as->shadow, page) & ~ENTRY_LOADING);
-	}
-	uffd_wake(as->uffd, load->start + (uint64_t)first * PAGE_BYTES, (uint64_t)nr * PAGE_BYTES);
-}
-
-/* What is under way is given up: whoever waits for one of its pages faults again, and another thread serves it. */
-static void load_give_up(struct fault_context *context, struct load *load)
-{
-	lock_take(&load->as->layout);
-	abandon(load, 0, load->nr_pages);
-	lock_drop(&load->as->layout);
-	charge_cancel(context->pager->charge, load->nr_pages);
-	load_release(context, load);
-}
-
 void fault_context_release(struct fault_context *context)
 {
 	swap_io_free(context->io);
@@ -109,13 +64,13 @@ void fault_context_release(struct fault_context *context)
 		munmap(context->buffers, (uint64_t)NR_LOADS * LOAD_MAX_PAGES * PAGE_BYTES);
 }
 
-static void fatal(struct fault_context *context, const char *reason)
+void fault_fatal(struct fault_context *context, const char *reason)
 {
 	context->pager->callbacks.fatal(context->pager->callbacks.context, reason);
 }
 
 /* Room for some of so many pages, if there is any; reclaim makes more in time. */
-static uint64_t prepare_if_room(struct pager *pager, uint64_t want, bool counts)
+uint64_t fault_prepare_if_room(struct pager *pager, uint64_t want, bool counts)
 {
 	uint64_t granted = charge_prepare(pager->charge, 1, want, counts);
 	if (granted && charge_is_near_limit(pager->charge, clock_watermarks(charge_limit(pager->charge)).start))
@@ -130,7 +85,7 @@ static uint64_t prepare_if_room(struct pager *pager, uint64_t want, bool counts)
  * on its restartable sequence (rseq) or in a call that is made for us, and the container thread waits for it before reclaim goes on. One that
  * leaves is not in the next sample, so it waits for nothing.
  */
-static uint64_t prepare(struct fault_context *context, struct fault *fault, uint64_t want)
+uint64_t fault_prepare(struct fault_context *context, struct fault *fault, uint64_t want)
 {
 	struct pager *pager = context->pager;
 	struct address_space *as = fault->as;
@@ -139,7 +94,7 @@ static uint64_t prepare(struct fault_context *context, struct fault *fault, uint
 		charge_prepare_forced(pager->charge, want);
 		return want;
 	}
-	uint64_t granted = prepare_if_room(pager, want, !fault->counted);
+	uint64_t granted = fault_prepare_if_room(pager, want, !fault->counted);
 	if (granted)
 		return granted;
 	bool is_agent = as->agent && fault->inner_tid == as->agent->inner_pid;
@@ -156,7 +111,7 @@ static uint64_t prepare(struct fault_context *context, struct fault *fault, uint
 	return 0;
 }
 
-static uint8_t fill_epoch(const struct address_space *as)
+uint8_t fault_epoch(const struct address_space *as)
 {
 	return (uint8_t)(as->fills / FILLS_PER_EPOCH);
 }
@@ -171,7 +126,7 @@ static void record_filled(struct address_space *as, remote_addr_t start, uint64_
 	for (remote_addr_t page = start; page < start + nr_pages * PAGE_BYTES; page += PAGE_BYTES) {
 		shadow_entry_t entry = shadow_get(as->shadow, page);
 		bool here = page == fault_page;
-		uint8_t epoch = (uint8_t)(fill_epoch(as) + (here ? 0 : NOT_RECENT));
+		uint8_t epoch = (uint8_t)(fault_epoch(as) + (here ? 0 : NOT_RECENT));
 		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, NO_SLOT, here ? age : 0, epoch, entry & ENTRY_PINNED));
 	}
 }
@@ -197,7 +152,7 @@ static enum fault_result conclude(struct fault_context *context, struct fault *f
 		return FAULT_DONE;
 	default:
 		log_error("cannot fill page %#llx of process %d: %s", (unsigned long long)fault->page, as->pid, strerror(-error));
-		fatal(context, "a missing page could not be filled");
+		fault_fatal(context, "a missing page could not be filled");
 		return FAULT_DONE;
 	}
 }
@@ -246,7 +201,7 @@ static int put_in_zeros(struct fault_context *context, const struct fault *fault
 }
 
 /* The lowest of n pages that follow the first `filled` of a window. */
-static remote_addr_t chunk_start(remote_addr_t page, bool down, uint32_t filled, uint32_t n)
+remote_addr_t fault_chunk_start(remote_addr_t page, bool down, uint32_t filled, uint32_t n)
 {
 	return down ? page - (filled + n - 1ull) * PAGE_BYTES : page + (uint64_t)filled * PAGE_BYTES;
 }
@@ -259,13 +214,13 @@ static enum fault_result fill_new(struct fault_context *context, struct fault *f
 		return fill_zero_page(context, fault);
 	struct window window = streams_fault(&as->streams, fault->page, context->pager->max_window);
 	uint32_t want = new_window(as, fault->page, window), filled = 0;
-	uint64_t granted = prepare(context, fault, want), used = 0;
+	uint64_t granted = fault_prepare(context, fault, want), used = 0;
 	int error = 0;
 	if (!granted)
 		return FAULT_DEFERRED;
 	while (!error && filled < granted) {
 		uint32_t n = (uint32_t)MIN_OF(granted - filled, NEW_CHUNK_PAGES);
-		error = put_in_zeros(context, fault, chunk_start(fault->page, window.down, filled, n), n, &used);
+		error = put_in_zeros(context, fault, fault_chunk_start(fault->page, window.down, filled, n), n, &used);
 		filled += error ? 0 : n;
 	}
 	bool is_in = entry_state(shadow_get(as->shadow, fault->page)) == STATE_RESIDENT;
@@ -275,7 +230,7 @@ static enum fault_result fill_new(struct fault_context *context, struct fault *f
 	}
 	charge_cancel(context->pager->charge, granted - used);
 	filled = MAX_OF(filled, 1);
-	streams_filled(&as->streams, window.stream, chunk_start(fault->page, window.down, 0, filled), filled);
+	streams_filled(&as->streams, window.stream, fault_chunk_start(fault->page, window.down, 0, filled), filled);
 	return conclude(context, fault, is_in ? 0 : error);
 }
 
@@ -285,7 +240,7 @@ static enum fault_result fill_zeros_again(struct fault_context *context, struct 
 	uint64_t done;
 	if (!fault->write)
 		return fill_zero_page(context, fault);
-	if (!prepare(context, fault, 1))
+	if (!fault_prepare(context, fault, 1))
 		return FAULT_DEFERRED;
 	int r = uffd_copy(as->uffd, fault->page, context->zeros, PAGE_BYTES, false, &done);
 	charge_commit(context->pager->charge, done / PAGE_BYTES);
@@ -308,7 +263,7 @@ static int put_in_from_batch(struct fault_context *context, struct address_space
 		unsigned age = pager_age_at_refault(context->pager, page, entry_epoch(entry));
 		as->fills++;
 		forkless_note_slot(as, page, entry_slot(entry));
-		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, fill_epoch(as), entry & ENTRY_PINNED));
+		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, fault_epoch(as), entry & ENTRY_PINNED));
 	}
 	return r;
 }
@@ -316,21 +271,13 @@ static int put_in_from_batch(struct fault_context *context, struct address_space
 static enum fault_result fill_from_batch(struct fault_context *context, struct fault *fault, shadow_entry_t entry, const uint8_t *content)
 {
 	uint64_t done;
-	if (!prepare(context, fault, 1))
+	if (!fault_prepare(context, fault, 1))
 		return FAULT_DEFERRED;
 	int r = put_in_from_batch(context, fault->as, fault->page, entry, content, &done);
 	return conclude(context, fault, done ? 0 : r);
 }
 
-static struct load *load_take(struct fault_context *context)
-{
-	for (uint32_t i = 0; i < NR_LOADS; i++)
-		if (!context->loads[i].as)
-			return &context->loads[i];
-	return NULL;
-}
-
-static bool is_in_pool(const struct pager *pager, slot_t slot)
+bool fault_is_in_pool(const struct pager *pager, slot_t slot)
 {
 	return pager->pool && pool_has(pager->pool, slot);
 }
@@ -339,7 +286,7 @@ static bool is_in_pool(const struct pager *pager, slot_t slot)
  * The container is on its way to be killed, with file and offset named: the waiters stay where they are until then (never wrong bytes). What was
  * compressed in memory is not the file's fault.
  */
-static void say_damaged(struct fault_context *context, slot_t slot, bool from_pool)
+void fault_say_damaged(struct fault_context *context, slot_t slot, bool from_pool)
 {
 	uint64_t offset;
 	const char *path = swap_locate(context->pager->swap, slot, &offset);
@@ -348,7 +295,7 @@ static void say_damaged(struct fault_context *context, slot_t slot, bool from_po
 		snprintf(reason, sizeof(reason), "a compressed page in memory is damaged (for offset %llu): checksum mismatch", (unsigned long long)offset);
 	else
 		snprintf(reason, sizeof(reason), "swap file %s is damaged at offset %llu: checksum mismatch", path, (unsigned long long)offset);
-	fatal(context, reason);
+	fault_fatal(context, reason);
 }
 
 /*
@@ -367,7 +314,7 @@ static uint32_t gather_from_pool(struct fault_context *context, const struct add
 		if (entry_state(entry) != STATE_SWAPPED || entry & ENTRY_LOADING || !pool_load(pager->pool, entry_slot(entry), content))
 			break;
 		if (swap_page_checksum(pager->swap, content) != swap_checksum(pager->swap, entry_slot(entry))) {
-			say_damaged(context, entry_slot(entry), true);
+			fault_say_damaged(context, entry_slot(entry), true);
 			break;
 		}
 	}
@@ -382,7 +329,7 @@ static bool is_resident(const struct address_space *as, remote_addr_t page)
 }
 
 /* Tells the stream what is brought in, and, when it has proved itself, what is in memory already where its reader will pass. */
-static void note_filled(struct address_space *as, remote_addr_t start, uint32_t nr_pages, struct window window)
+void fault_note_filled(struct address_space *as, remote_addr_t start, uint32_t nr_pages, struct window window)
 {
 	uint32_t passed = 0;
 	remote_addr_t end = start + (uint64_t)nr_pages * PAGE_BYTES;
@@ -410,7 +357,7 @@ static void record_from_pool(struct fault_context *context, const struct fault *
 		shadow_entry_t entry = shadow_get(as->shadow, page);
 		bool asked = page == fault->page;
 		unsigned age = asked || keep ? pager_age_at_refault(context->pager, page, entry_epoch(entry)) : 0;
-		uint8_t epoch = (uint8_t)(fill_epoch(as) + (asked ? 0 : NOT_RECENT));
+		uint8_t epoch = (uint8_t)(fault_epoch(as) + (asked ? 0 : NOT_RECENT));
 		uint64_t flags = (entry & ENTRY_PINNED) | (fault->write ? 0 : ENTRY_ARMED);
 		forkless_note_slot(as, page, entry_slot(entry));
 		if (!keep)
@@ -467,7 +414,7 @@ static enum fault_result fill_from_pool(struct fault_context *context, struct fa
 	as->fills += used > 0;
 	if (filled) {
 		pager_note_refault(context->pager, true, evicted);
-		note_filled(as, window.down ? fault->page - (uint64_t)(filled - 1) * PAGE_BYTES : fault->page, filled, window);
+		fault_note_filled(as, window.down ? fault->page - (uint64_t)(filled - 1) * PAGE_BYTES : fault->page, filled, window);
 		stat_add(context->pager->stats, readahead, filled - 1);
 	}
 	if (entry_is_evicted(shadow_get(as->shadow, fault->page)))
@@ -475,155 +422,14 @@ static enum fault_result fill_from_pool(struct fault_context *context, struct fa
 	return FAULT_DONE;
 }
 
-/* Its content is in the file and nowhere else, and nobody is reading it. */
-static bool is_to_be_read(const struct pager *pager, shadow_entry_t entry)
-{
-	return entry_state(entry) == STATE_SWAPPED && !(entry & ENTRY_LOADING) && !is_in_pool(pager, entry_slot(entry)) &&
-	       swap_has_arrived(pager->swap, entry_slot(entry));
-}
-
-/* How far the window reaches over evicted pages whose slots continue the faulting page's, so that one read brings them all. */
-static uint32_t swapped_window(const struct address_space *as, remote_addr_t page, slot_t slot, struct window window)
-{
-	uint32_t n = 1;
-	for (; n < window.pages; n++) {
-		remote_addr_t next = window.down ? page - (uint64_t)n * PAGE_BYTES : page + (uint64_t)n * PAGE_BYTES;
-		slot_t expected = window.down ? slot - n : slot + n;
-		shadow_entry_t entry = shadow_get(as->shadow, next);
-		/* A slot that another process's batch has written: nobody told this entry. */
-		if (entry_state(entry) == STATE_STAGED && entry_slot(entry) == expected && !writeback_has(as->pager->writeback, expected)) {
-			entry = (entry & ~ENTRY_STATE_MASK) | STATE_SWAPPED;
-			shadow_set(as->shadow, next, entry);
-		}
-		if (entry_slot(entry) != expected || !is_to_be_read(as->pager, entry))
-			break;
-	}
-	return n;
-}
-
-/* Reads nr pages from start on, whose slots follow each other and for which room is reserved, into a free load. */
-static void begin_load(struct fault_context *context, struct load *load, struct address_space *as, remote_addr_t start, uint32_t nr)
-{
-	*load = (struct load){.as = address_space_get(as),
-			      .start = start,
-			      .nr_pages = nr,
-			      .fault_page = NOBODY_WAITS,
-			      .first_slot = entry_slot(shadow_get(as->shadow, start)),
-			      .buffer = load->buffer};
-	for (uint32_t i = 0; i < nr; i++) {
-		remote_addr_t page = start + (uint64_t)i * PAGE_BYTES;
-		swap_get(context->pager->swap, load->first_slot + i);
-		shadow_set(as->shadow, page, shadow_get(as->shadow, page) | ENTRY_LOADING);
-	}
-	int r = swap_io_read(context->io, load->first_slot, nr, load->buffer, load);
-	if (r < 0) {
-		log_error("cannot read swap file %s: %s", swap_path(context->pager->swap), strerror(-r));
-		fatal(context, "an evicted page could not be read");
-	}
-	stat_add(context->pager->stats, swap_in, nr);
-}
-
-/* One for the gate and one for what is behind it. */
-static bool has_loads_for_gate(const struct fault_context *context)
-{
-	uint32_t nr_gates = 0, nr_free = 0;
-	for (uint32_t i = 0; i < NR_LOADS; i++) {
-		nr_gates += context->loads[i].as && context->loads[i].is_gate;
-		nr_free += !context->loads[i].as;
-	}
-	return nr_gates < NR_GATES && nr_free > 1;
-}
-
-/*
- * While a sequential reader uses one window the next is read, so that the disk does not wait for the reader (asynchronous readahead, as in the kernel's
- * mm/readahead.c). The page where the reader will arrive is the gate: what is behind it is put in as it comes, the gate itself when the reader faults on it, which
- * has the window after it read, or when nobody has for a while.
- */
-static void read_ahead(struct fault_context *context, struct address_space *as, struct window window, remote_addr_t page)
-{
-	struct pager *pager = context->pager;
-	shadow_entry_t entry = shadow_get(as->shadow, page);
-	if (window.pages < POOL_MAX_WINDOW || !has_loads_for_gate(context) || !is_to_be_read(pager, entry))
-		return;
-	uint32_t granted = (uint32_t)prepare_if_room(pager, swapped_window(as, page, entry_slot(entry), window), false);
-	if (granted < 2) {
-		charge_cancel(pager->charge, granted);
-		return;
-	}
-	struct load *gate = load_take(context);
-	begin_load(context, gate, as, page, 1);
-	gate->is_gate = true;
-	gate->down = window.down;
-	gate->nr_behind = granted - 1;
-	gate->begun_ns = monotonic_ns();
-	struct load *rest = load_take(context);
-	begin_load(context, rest, as, chunk_start(page, window.down, 1, gate->nr_behind), gate->nr_behind);
-	rest->sequential = true;
-	rest->down = window.down;
-	stat_add(pager->stats, readahead, gate->nr_behind);
-}
-
-/* The reader has come, or is taken to have passed without a fault. Layout lock held. Returns the window that is next. */
-static struct window open_gate(struct fault_context *context, struct load *gate)
-{
-	struct address_space *as = gate->as;
-	struct window window = streams_fault(&as->streams, gate->start, context->pager->max_window);
-	gate->is_gate = false;
-	gate->sequential = true;
-	if (window.pages >= STREAM_ESTABLISHED)
-		note_filled(as, chunk_start(gate->start, gate->down, 0, 1 + gate->nr_behind), 1 + gate->nr_behind, window);
-	return window;
-}
-
-/* A page whose read is under way: only at a gate there is something to do. */
-static void pass_gate(struct fault_context *context, const struct fault *fault)
-{
-	for (uint32_t i = 0; i < NR_LOADS; i++) {
-		struct load *gate = &context->loads[i];
-		if (gate->as != fault->as || !gate->is_gate || gate->start != fault->page)
-			continue;
-		struct window window = open_gate(context, gate);
-		gate->fault_page = 0;
-		gate->write = fault->write;
-		pager_note_refault(context->pager, false, entry_epoch(shadow_get(gate->as->shadow, gate->start)));
-		read_ahead(context, gate->as, window, chunk_start(gate->start, gate->down, 1 + gate->nr_behind, 1));
-		return;
-	}
-}
-
-static enum fault_result start_load(struct fault_context *context, struct fault *fault, shadow_entry_t entry)
-{
-	struct address_space *as = fault->as;
-	struct load *load = load_take(context);
-	if (!load || !swap_has_arrived(context->pager->swap, entry_slot(entry)))
-		return FAULT_DEFERRED;
-	struct window window = streams_fault(&as->streams, fault->page, context->pager->max_window);
-	uint32_t want = swapped_window(as, fault->page, entry_slot(entry), window);
-	uint64_t granted = prepare(context, fault, want);
-	if (!granted)
-		return FAULT_DEFERRED;
-	uint32_t below = window.down ? (uint32_t)granted - 1 : 0;
-	pager_note_refault(context->pager, false, entry_epoch(entry));
-	begin_load(context, load, as, fault->page - (uint64_t)below * PAGE_BYTES, (uint32_t)granted);
-	FAULT_POINT("fault.reading");
-	load->fault_page = below;
-	load->write = fault->write;
-	load->sequential = window.pages >= STREAM_ESTABLISHED;
-	load->down = window.down;
-	note_filled(as, load->start, load->nr_pages, window);
-	stat_add(context->pager->stats, readahead, load->nr_pages - 1);
-	read_ahead(context, as, window, chunk_start(fault->page, window.down, load->nr_pages, 1));
-	return FAULT_DONE;
-}
-
 /* Content in memory, in the pool or, below, in the file. */
 static enum fault_result start_fill(struct fault_context *context, struct fault *fault, shadow_entry_t entry)
 {
 	struct address_space *as = fault->as;
-	if (!is_in_pool(context->pager, entry_slot(entry)))
-		return start_load(context, fault, entry);
+	if (!fault_is_in_pool(context->pager, entry_slot(entry)))
+		return load_start(context, fault, entry);
 	struct window window = streams_fault(&as->streams, fault->page, MIN_OF(POOL_MAX_WINDOW, context->pager->max_window));
-	uint64_t granted = prepare(context, fault, window.pages);
+	uint64_t granted = fault_prepare(context, fault, window.pages);
 	return granted ? fill_from_pool(context, fault, window, granted) : FAULT_DEFERRED;
 }
 
@@ -668,12 +474,12 @@ enum fault_result fault_handle(struct fault_context *context, struct fault *faul
 	case STATE_SWAPPED:
 		if (!(entry & ENTRY_LOADING))
 			return start_fill(context, fault, entry);
-		pass_gate(context, fault);
+		load_pass_gate(context, fault);
 		return FAULT_DONE;
 	case NR_STATES:
 		break;
 	}
-	fatal(context, "the page table is damaged");
+	fault_fatal(context, "the page table is damaged");
 	return FAULT_DONE;
 }
 
@@ -682,7 +488,7 @@ enum fault_result fault_handle(struct fault_context *context, struct fault *faul
  * registered mapping (ENOENT: a child of a fork has its parent's entries for what it did not inherit). uffd_copy says neither while an event is
  * unread, so no entry is lost that an event would have moved elsewhere.
  */
-static void drop_stale(struct pager *pager, struct address_space *as, remote_addr_t page)
+void fault_drop_stale(struct pager *pager, struct address_space *as, remote_addr_t page)
 {
 	shadow_entry_t entry = shadow_get(as->shadow, page);
 	if (entry_slot(entry) != NO_SLOT)
@@ -695,11 +501,11 @@ static void drop_stale(struct pager *pager, struct address_space *as, remote_add
 static uint32_t settle_brought_back(struct fault_context *context, struct address_space *as, remote_addr_t page, int error)
 {
 	if (error == -EEXIST || error == -ENOENT)
-		drop_stale(context->pager, as, page);
+		fault_drop_stale(context->pager, as, page);
 	else if (error == -ESRCH)
 		atomic_store(&as->dead, true);
 	else if (error && error != -EAGAIN && error != -ENOMEM)
-		fatal(context, "an evicted page could not be put back");
+		fault_fatal(context, "an evicted page could not be put back");
 	return !error || error == -EEXIST || error == -ENOENT || error == -ESRCH;
 }
 
@@ -752,187 +558,7 @@ uint32_t fault_bring_back(struct fault_context *context, struct address_space *a
 		entry = (entry & ~ENTRY_STATE_MASK) | STATE_SWAPPED;
 		shadow_set(as->shadow, page, entry);
 	}
-	if (is_in_pool(context->pager, entry_slot(entry)))
+	if (fault_is_in_pool(context->pager, entry_slot(entry)))
 		return bring_back_pooled(context, as, page);
-	struct load *load = load_take(context);
-	struct window window = {.pages = MIN_OF(max, LOAD_MAX_PAGES)};
-	if (!load || !swap_has_arrived(context->pager->swap, entry_slot(entry)))
-		return 0;
-	uint64_t room = swapped_window(as, page, entry_slot(entry), window);
-	if (atomic_load(&as->leaves))
-		charge_prepare_forced(context->pager->charge, room);
-	else
-		room = charge_prepare(context->pager->charge, 1, room, false);
-	if (!room)
-		return 0;
-	begin_load(context, load, as, page, (uint32_t)room);
-	return (uint32_t)room;
-}
-
-static void record_loaded(struct fault_context *context, struct load *load, uint32_t first, uint32_t nr)
-{
-	struct address_space *as = load->as;
-	for (uint32_t i = first; i < first + nr; i++) {
-		remote_addr_t page = load->start + (uint64_t)i * PAGE_BYTES;
-		shadow_entry_t entry = shadow_get(as->shadow, page);
-		bool asked = i == load->fault_page;
-		bool used = asked || load->sequential;
-		unsigned age = used ? pager_age_at_refault(context->pager, page, entry_epoch(entry)) : 0;
-		uint8_t epoch = (uint8_t)(fill_epoch(as) + (asked ? 0 : NOT_RECENT));
-		uint64_t flags = (entry & ENTRY_PINNED) | (asked && load->write ? 0 : ENTRY_ARMED) | (asked && !load->sequential ? ENTRY_ALONE : 0);
-		forkless_note_slot(as, page, entry_slot(entry));
-		shadow_set(as->shadow, page, entry_make(STATE_RESIDENT, entry_slot(entry), age, epoch, flags));
-	}
-}
-
-/*
- * Puts a run of wanted pages in. Returns how many pages were settled (put in, or found needless), 0 when it has to be tried again.
- * Layout lock held.
- */
-static uint32_t put_in_run(struct fault_context *context, struct load *load, uint32_t first, uint32_t nr)
-{
-	struct address_space *as = load->as;
-	uint64_t done = 0;
-	int r = uffd_copy(as->uffd, load->start + (uint64_t)first * PAGE_BYTES, load->buffer + (uint64_t)first * PAGE_BYTES,
-			  (uint64_t)nr * PAGE_BYTES, true, &done);
-	uint32_t pages = (uint32_t)(done / PAGE_BYTES);
-	FAULT_POINT("fault.filled");
-	if (pages) {
-		record_loaded(context, load, first, pages);
-		if (load->nr_pages > 1)
-			address_space_trace(as, TRACE_FILLED, load->down ? TRACE_FLAG_DOWN : 0, load->start + (uint64_t)first * PAGE_BYTES, pages);
-		charge_commit(context->pager->charge, pages);
-		return pages;
-	}
-	if (r == -EAGAIN || r == -ENOMEM)
-		return 0;
-	if (r == -ESRCH)
-		atomic_store(&as->dead, true);
-	if (nr > 1 && r != -EEXIST) /* a mapping ends inside the run: page by page */
-		return put_in_run(context, load, first, 1);
-	if (r == -EEXIST || r == -ENOENT)
-		drop_stale(context->pager, as, load->start + (uint64_t)first * PAGE_BYTES);
-	else
-		abandon(load, first, 1);
-	charge_cancel(context->pager->charge, 1);
-	return 1;
-}
-
-/* Drops the first n pages of a load: they are settled. */
-static void load_advance(struct fault_context *context, struct load *load, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++)
-		swap_put(context->pager->swap, load->first_slot + i);
-	load->start += (uint64_t)n * PAGE_BYTES;
-	load->first_slot += n;
-	load->nr_pages -= n;
-	load->fault_page = load->fault_page >= n && load->fault_page != NOBODY_WAITS ? load->fault_page - n : NOBODY_WAITS;
-	load->buffer += (uint64_t)n * PAGE_BYTES;
-}
-
-/*
- * Races: while the read was in flight without the lock, the program may have unmapped, moved or discarded pages of the window (their entries
- * no longer name the slot: skipped), and an unread event makes COPY refuse (tried again after it is read, with a fresh look at the table).
- * Waiters on skipped pages are woken: they fault again and get what the table says now.
- */
-static void load_put_in(struct fault_context *context, struct load *load)
-{
-	struct address_space *as = load->as;
-	address_space_lock_for_fault(as);
-	bool is_settled = events_settle(as);
-	if (load->is_gate)
-		open_gate(context, load);
-	if (load->fault_page != NOBODY_WAITS)
-		as->fills++;
-	while (is_settled && load->nr_pages) {
-		uint32_t n = 0;
-		while (n < load->nr_pages && is_wanted(load, n))
-			n++;
-		if (n) {
-			n = put_in_run(context, load, 0, n);
-			if (!n)
-				break;
-		} else {
-			uffd_wake(as->uffd, load->start, PAGE_BYTES);
-			charge_cancel(context->pager->charge, 1);
-			n = 1;
-		}
-		load_advance(context, load, n);
-	}
-	lock_drop(&as->layout);
-}
-
-static uint8_t *load_home(struct fault_context *context, const struct load *load)
-{
-	return context->buffers + (uint64_t)(load - context->loads) * LOAD_MAX_PAGES * PAGE_BYTES;
-}
-
-/* True when every page is what was written. Otherwise the container is on its way to be killed, with file and offset named. */
-static bool load_verify(struct fault_context *context, const struct load *load, int result)
-{
-	struct swap *swap = context->pager->swap;
-	char reason[256];
-	uint64_t offset;
-	const char *path = swap_locate(swap, load->first_slot, &offset);
-	if (result < 0) {
-		snprintf(reason, sizeof(reason), "cannot read swap file %s at offset %llu: %s", path, (unsigned long long)offset, strerror(-result));
-		fatal(context, reason);
-		return false;
-	}
-	for (uint32_t i = 0; i < load->nr_pages; i++) {
-		uint8_t *content = load->buffer + (uint64_t)i * PAGE_BYTES;
-		swap_apply_cipher(swap, load->first_slot + i, content);
-		if (swap_page_checksum(swap, content) == swap_checksum(swap, load->first_slot + i))
-			continue;
-		say_damaged(context, load->first_slot + i, false);
-		return false;
-	}
-	return true;
-}
-
-static bool is_put_off(const struct load *load)
-{
-	return load->is_gate && monotonic_ns() - load->begun_ns < GATE_NS;
-}
-
-int fault_reap_loads(struct fault_context *context)
-{
-	struct swap_completion done[NR_LOADS];
-	int progress = 0;
-	int n = fault_is_reading(context) ? swap_io_reap(context->io, done, NR_LOADS, false) : 0;
-	for (int i = 0; i < n; i++) {
-		struct load *load = done[i].token;
-		load->is_read = load_verify(context, load, done[i].result);
-		FAULT_POINT("fault.read");
-		if (!load->is_read) { /* never wrong bytes: the waiters stay where they are until they are killed */
-			charge_cancel(context->pager->charge, load->nr_pages);
-			load_release(context, load);
-		}
-	}
-	for (uint32_t i = 0; i < NR_LOADS; i++) {
-		struct load *load = &context->loads[i];
-		if (!load->as || !load->is_read || is_put_off(load))
-			continue;
-		uint32_t before = load->nr_pages;
-		load_put_in(context, load);
-		progress += load->nr_pages != before;
-		if (load->nr_pages)
-			continue;
-		load_release(context, load);
-		load->buffer = load_home(context, load);
-	}
-	return progress + n;
-}
-
-bool fault_has_loads(const struct fault_context *context)
-{
-	for (uint32_t i = 0; i < NR_LOADS; i++)
-		if (context->loads[i].as)
-			return true;
-	return false;
-}
-
-bool fault_is_reading(const struct fault_context *context)
-{
-	return context->io && swap_io_in_flight(context->io);
+	return load_bring_back(context, as, page, entry, max);
 }

@@ -2,32 +2,8 @@
 #pragma once
 
 #include "pager/address_space.h"
+#include "pager/load.h"
 #include "swap/swap_io.h"
-
-#define LOAD_MAX_PAGES 128
-#define NR_LOADS 16
-#define POOL_CHUNK_PAGES 8  /* decompressed and put in together */
-#define POOL_MAX_WINDOW 32
-
-/*
- * A read of contiguous slots for contiguous pages, in flight or waiting to be put in. It holds one reference on each slot, so that a slot
- * number found again in the table later means the same content, and a reservation of nr_pages.
- */
-struct load {
-	struct address_space *as; /* NULL: free */
-	remote_addr_t start;
-	uint32_t nr_pages;
-	uint32_t fault_page; /* index of the page that somebody waits for; the others are readahead */
-	slot_t first_slot;
-	uint8_t *buffer;
-	bool down;    /* the window extends downwards */
-	bool sequential; /* the window is one of an established stream: its pages count as asked for */
-	bool write;   /* the fault was one: that the page was written to says nothing more */
-	bool is_read; /* the content is here and verified; putting it in has to be tried again, or, at a gate, is put off */
-	bool is_gate;       /* see read_ahead */
-	uint32_t nr_behind; /* it: pages */
-	uint64_t begun_ns;  /* it */
-};
 
 /* What a fault thread brings along to serve faults. */
 struct fault_context {
@@ -71,12 +47,3 @@ enum fault_result fault_handle(struct fault_context *context, struct fault *faul
  * free load, an unread event, a batch that is not captured yet, content that has not arrived).
  */
 uint32_t fault_bring_back(struct fault_context *context, struct address_space *as, remote_addr_t page, uint32_t max);
-
-/* Takes no lock. Collects finished reads and puts them in. Returns how many loads made progress. */
-int fault_reap_loads(struct fault_context *context);
-
-/* Reads in flight or waiting to be put in. */
-bool fault_has_loads(const struct fault_context *context);
-
-/* Those in flight. */
-bool fault_is_reading(const struct fault_context *context);

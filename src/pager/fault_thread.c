@@ -229,7 +229,7 @@ static int look_around(struct fault_thread *thread, int timeout_ms)
 
 static int work_once(struct fault_thread *thread)
 {
-	int work = fault_reap_loads(&thread->context);
+	int work = loads_reap(&thread->context);
 	for (uint32_t i = 0; i < MAX_HOT; i++)
 		if (thread->hot[i])
 			work += serve(thread, thread->hot[i]);
@@ -249,7 +249,7 @@ static int watch_io(struct fault_thread *thread)
 /* The old queue's descriptor leaves epoll by being closed. A load still in flight belongs to a dead address space: it is waited for. */
 static void reopen_io(struct fault_thread *thread)
 {
-	if (fault_has_loads(&thread->context))
+	if (loads_exist(&thread->context))
 		return;
 	int r = fault_context_reopen(&thread->context);
 	thread->reopen_result = r < 0 ? r : watch_io(thread);
@@ -317,8 +317,8 @@ static void *fault_thread_main(void *argument)
 			last_work = now;
 			continue;
 		}
-		if (now - last_work > spin_ns(thread, fault_is_reading(&thread->context))) {
-			if (sleep_for_work(thread, thread->nr_deferred || fault_has_loads(&thread->context))) {
+		if (now - last_work > spin_ns(thread, loads_are_read(&thread->context))) {
+			if (sleep_for_work(thread, thread->nr_deferred || loads_exist(&thread->context))) {
 				now = monotonic_ns();
 				note_work(thread, last_work, now);
 				last_work = now;
