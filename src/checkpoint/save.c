@@ -531,9 +531,13 @@ static int step_precopy(struct save *save)
 int save_finish(struct save *save)
 {
 	int r = end_sync(save);
-	if (r == 0)
-		kill_held(save);
-	return r;
+	if (r < 0)
+		return r;
+	save->c->was_sent = true;
+	for (struct address_space *as = save->c->spaces; as; as = as->next)
+		address_space_outlive(as);
+	kill_held(save);
+	return 0;
 }
 
 void save_cancel(struct save *save)

@@ -218,6 +218,6 @@ void container_upkeep(struct container *c)
 void container_member_gone(struct member *member, void *context)
 {
 	struct container *c = context;
-	if (member->as)
+	if (member->as && !c->was_sent)
 		abandon_space(c, member->as);
 }

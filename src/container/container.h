@@ -102,6 +102,7 @@ struct container {
 	unsigned frozen_by;      /* set of enum freezer */
 	struct arrivals *arrivals; /* pages from where it was before (checkpoint/arrivals.h); NULL: it has not come while some were missing */
 	struct handover *handover; /* to another place (checkpoint/handover.h); NULL: nobody wants it there */
+	bool was_sent;           /* there: all were killed for it, and what they had is given back when they have had time to begin there */
 	int64_t grown;           /* pages that nobody had asked for, in this window of time */
 	uint64_t pace_since_ns;  /* its beginning */
 	uint64_t pace;           /* pages that would come in LATENCY_US at the highest rate lately */

@@ -32,6 +32,7 @@
 #include "platform/scheduling.h"
 
 #define EXIT_SIGNAL_BASE 128
+#define SENT_NAP_NS 500000000
 
 struct keeper {
 	struct container container;
@@ -392,9 +393,21 @@ static void save_figures(struct container *c)
 		log_error("cannot write statistics to %s: %s", c->config->stats_path, strerror(-r));
 }
 
+/*
+ * The container begins in another place, often on this machine. To give back gigabytes takes as long as all that has to be done there, and holds it up: in a virtual machine
+ * nobody at all runs for a part of that time. Who is killed with the init of its namespaces has given them back already.
+ */
+static void let_them_begin_there(const struct container *c)
+{
+	static const struct timespec nap = {.tv_nsec = SENT_NAP_NS};
+	if (c->was_sent && !c->config->isolate)
+		nanosleep(&nap, NULL);
+}
+
 static void shut_down(struct keeper *k)
 {
 	struct container *c = &k->container;
+	let_them_begin_there(c);
 	container_thaw_all(c);
 	container_end_prefetch(c);
 	bring_back_free(c->swapoff);

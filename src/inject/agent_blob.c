@@ -27,7 +27,8 @@
 #endif
 
 #define HELPER static inline __attribute__((always_inline))
-#define BOOT_TIMEOUT_S 10
+#define BOOT_TIMEOUT_MS 10000
+#define HELD_NAP_MS 1
 
 struct agent_state {
 	struct agent_boot *boot;
@@ -59,14 +60,14 @@ HELPER _Noreturn void leave(void)
 		call3(SYS_exit, 0, 0, 0);
 }
 
-/* Waits for input or hang-up of up to two descriptors; seconds < 0: as long as it takes. */
-HELPER long wait_for(struct pollfd *fds, long nr, long seconds)
+/* Waits for input or hang-up of up to two descriptors; ms < 0: as long as it takes. */
+HELPER long wait_for(struct pollfd *fds, long nr, long ms)
 {
 	struct timespec timeout;
 
-	timeout.tv_sec = seconds;
-	timeout.tv_nsec = 0;
-	return raw_syscall(SYS_ppoll, address_of(fds), nr, seconds < 0 ? 0 : address_of(&timeout), 0, 0, 0);
+	timeout.tv_sec = ms / 1000;
+	timeout.tv_nsec = ms % 1000 * 1000000;
+	return raw_syscall(SYS_ppoll, address_of(fds), nr, ms < 0 ? 0 : address_of(&timeout), 0, 0, 0);
 }
 
 /* The keeper reads the error and kills us; until then we stay, so that it finds the task whose error it is. */
@@ -75,7 +76,7 @@ HELPER _Noreturn void fail(struct agent_boot *boot, uint32_t step, long error)
 	boot->report.error = (int32_t)error;
 	boot->report.step = step;
 	__atomic_store_n(&boot->report.progress, AGENT_FAILED, __ATOMIC_RELEASE);
-	wait_for(NULL, 0, BOOT_TIMEOUT_S);
+	wait_for(NULL, 0, BOOT_TIMEOUT_MS);
 	leave();
 }
 
@@ -122,7 +123,7 @@ HELPER int receive_fds(struct agent_state *s, int *ret_inherited)
 
 	p.fd = s->keeper;
 	p.events = POLLIN;
-	r = wait_for(&p, 1, BOOT_TIMEOUT_S);
+	r = wait_for(&p, 1, BOOT_TIMEOUT_MS);
 	if (r == 0)
 		leave();
 	if (r < 0)
@@ -308,7 +309,7 @@ HELPER void sleep_until_doorbell(const struct agent_state *s)
 	if (p[0].revents)
 		raw_syscall(SYS_recvfrom, s->keeper, address_of(bell), sizeof(bell), MSG_DONTWAIT, 0, 0);
 	else if (p[1].revents)
-		call0(SYS_sched_yield); /* held, which does not take long */
+		wait_for(p, 1, HELD_NAP_MS); /* held */
 }
 
 HELPER uint32_t next_request(const struct agent_state *s, uint32_t last)

@@ -157,6 +157,14 @@ void address_space_abandon(struct address_space *as)
 	lock_drop(&as->agent_lock);
 }
 
+void address_space_outlive(struct address_space *as)
+{
+	lock_take(&as->agent_lock);
+	if (as->agent)
+		agent_hold(as->agent, true);
+	lock_drop(&as->agent_lock);
+}
+
 bool address_space_is_abandoned(struct address_space *as)
 {
 	lock_take(&as->agent_lock);

@@ -144,6 +144,9 @@ int address_space_let_go(struct address_space *as, struct world *world);
  */
 void address_space_abandon(struct address_space *as);
 
+/* Its process may end: the memory stays until it is abandoned or buried. Nobody evicts any more. Takes the agent lock. */
+void address_space_outlive(struct address_space *as);
+
 /* Abandoned, and not adopted again. Takes the agent lock. */
 bool address_space_is_abandoned(struct address_space *as);
 
