@@ -286,7 +286,7 @@ def test_a6_only_the_protected_are_left(protected):
 def test_a6_the_last_protection_is_lifted(protected):
     """Then the choice is made as always."""
     found = protected.ask("describe")
-    subprocess.run(["nsenter", f"--mount=/proc/{found['keeper']}/ns/mnt", "umount", f"/proc/{found['program']}/oom_score_adj"], check=True)
+    subprocess.run(["nsenter", f"--mount=/proc/{found['keeper']}/ns/mnt", "umount", "--lazy", f"/proc/{found['program']}/oom_score_adj"], check=True)
     status, _, lines = protected.end()
     assert status == 137 and lines[0] == stop_line(protected, 64, WHY_PROTECTED)
     assert lines[1] == f"membox: container {protected.name} goes on: there is a process again that may be killed" and len(reports("\n".join(lines[2:]) + "\n")) == 1
