@@ -19,6 +19,7 @@
 /* Fills are counted in units of this many; the pages of the last two units were "used just now" (FACTS rule 12). */
 #define FILLS_PER_EPOCH 16
 #define NEW_CHUNK_PAGES 32u
+#define POOL_CHUNK_PAGES 8 /* decompressed and put in together */
 #define HURRY_NS 10000000ull /* after a fault had to wait for room */
 
 static void *map_pages(uint64_t nr_pages)
@@ -509,13 +510,12 @@ static uint32_t settle_brought_back(struct fault_context *context, struct addres
 	return !error || error == -EEXIST || error == -ENOENT || error == -ESRCH;
 }
 
-/* Room for a page that nobody waits for, if there is any. */
-static bool prepare_one(struct fault_context *context, const struct address_space *as)
+uint64_t fault_prepare_unasked(struct fault_context *context, const struct address_space *as, uint64_t want)
 {
 	if (!atomic_load(&as->leaves))
-		return charge_prepare(context->pager->charge, 1, 1, false);
-	charge_prepare_forced(context->pager->charge, 1);
-	return true;
+		return charge_prepare(context->pager->charge, 1, want, false);
+	charge_prepare_forced(context->pager->charge, want);
+	return want;
 }
 
 /* A page whose content is in the pool. */
@@ -526,7 +526,7 @@ static uint32_t bring_back_pooled(struct fault_context *context, struct address_
 	uint8_t *content;
 	uint64_t used = 0;
 	int error = -EAGAIN;
-	if (!prepare_one(context, as))
+	if (!fault_prepare_unasked(context, as, 1))
 		return 0;
 	if (gather_from_pool(context, as, page, false, 1, &start, &content))
 		error = put_in_from_pool(context, &nobody, page, content, 1, false, &used);
@@ -539,7 +539,7 @@ static uint32_t bring_back_staged(struct fault_context *context, struct address_
 {
 	shadow_entry_t entry = shadow_get(as->shadow, page);
 	uint64_t done = 0;
-	if (!prepare_one(context, as))
+	if (!fault_prepare_unasked(context, as, 1))
 		return 0;
 	int error = put_in_from_batch(context, as, page, entry, content, &done);
 	return settle_brought_back(context, as, page, done ? 0 : error);

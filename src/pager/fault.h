@@ -12,7 +12,7 @@ struct fault_context {
 	struct load loads[NR_LOADS];
 	uint8_t *buffers;    /* of the loads */
 	const uint8_t *zeros; /* LOAD_MAX_PAGES pages */
-	uint8_t *chunk;       /* POOL_CHUNK_PAGES pages */
+	uint8_t *chunk;       /* POOL_CHUNK_PAGES pages, see fault.c */
 };
 
 struct fault {

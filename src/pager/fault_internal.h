@@ -3,7 +3,6 @@
 
 #include "pager/fault.h"
 
-#define POOL_CHUNK_PAGES 8 /* decompressed and put in together */
 #define POOL_MAX_WINDOW 32
 /* An epoch that is never "just now", for pages that came along with the one that faulted. */
 #define NOT_RECENT 128
@@ -16,6 +15,8 @@ void fault_say_damaged(struct fault_context *context, slot_t slot, bool from_poo
 
 uint64_t fault_prepare_if_room(struct pager *pager, uint64_t want, bool counts);
 uint64_t fault_prepare(struct fault_context *context, struct fault *fault, uint64_t want);
+/* Room for some of so many pages that nobody waits for, if there is any. */
+uint64_t fault_prepare_unasked(struct fault_context *context, const struct address_space *as, uint64_t want);
 bool fault_is_in_pool(const struct pager *pager, slot_t slot);
 uint8_t fault_epoch(const struct address_space *as);
 remote_addr_t fault_chunk_start(remote_addr_t page, bool down, uint32_t filled, uint32_t n);

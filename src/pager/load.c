@@ -164,7 +164,6 @@ static struct window open_gate(struct fault_context *context, struct load *gate)
 	return window;
 }
 
-/* A page whose read is under way: only at a gate there is something to do. */
 void load_pass_gate(struct fault_context *context, const struct fault *fault)
 {
 	for (uint32_t i = 0; i < NR_LOADS; i++) {
@@ -212,10 +211,7 @@ uint32_t load_bring_back(struct fault_context *context, struct address_space *as
 	if (!load || !swap_has_arrived(context->pager->swap, entry_slot(entry)))
 		return 0;
 	uint64_t room = swapped_window(as, page, entry_slot(entry), window);
-	if (atomic_load(&as->leaves))
-		charge_prepare_forced(context->pager->charge, room);
-	else
-		room = charge_prepare(context->pager->charge, 1, room, false);
+	room = fault_prepare_unasked(context, as, room);
 	if (!room)
 		return 0;
 	begin_load(context, load, as, page, (uint32_t)room);
