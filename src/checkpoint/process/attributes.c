@@ -15,16 +15,21 @@
 #include "checkpoint/process/process.h"
 #include "platform/process.h"
 
+static bool is_same_value(const char *a, const char *b)
+{
+	size_t length = strcspn(a, "\n");
+	return length == strcspn(b, "\n") && !memcmp(a, b, length);
+}
+
 /* Rights that are not ours: to give them back would need more than we have. */
 static int check_rights(struct saved_process *p, const char *status)
 {
 	static const char *const keys[] = {"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "Seccomp"};
-	struct arena *arena = &p->saving->arena;
-	char *own = proc_text(arena, getpid(), "status", NULL);
+	char *own = proc_text(&p->saving->arena, getpid(), "status", NULL);
 	for (size_t i = 0; own && i < ARRAY_LEN(keys); i++) {
-		char *theirs = proc_value(arena, status, keys[i]), *ours = proc_value(arena, own, keys[i]);
+		const char *theirs = proc_value(status, keys[i]), *ours = proc_value(own, keys[i]);
 		bool is_of_namespace = p->saving->is_isolated && geteuid() && !strcmp(keys[i], "CapBnd"); /* what nobody has there */
-		if (!is_of_namespace && (!theirs || !ours || strcmp(theirs, ours)))
+		if (!is_of_namespace && (!theirs || !ours || !is_same_value(theirs, ours)))
 			return checkpoint_fail(&p->saving->error, -ENOTSUP,
 					       "process %d: its user, groups, rights or filters are not those that membox runs with (%s)", p->pid, keys[i]);
 	}
@@ -81,8 +86,8 @@ int attributes_save(struct saved_process *p)
 	struct arena *arena = &p->saving->arena;
 	Image__Attributes *a = arena_alloc(arena, sizeof(*a));
 	char *status = proc_text(arena, p->pid, "status", NULL), *personality = proc_text(arena, p->pid, "personality", NULL);
-	if (!a || !status)
-		return saved_no_memory(p->saving);
+	if (!a || !status || !personality)
+		return checkpoint_fail(&p->saving->error, -errno, "process %d: what it may do: %s", p->pid, strerror(errno));
 	image__attributes__init(a);
 	p->message->attributes = a;
 	int r = check_rights(p, status), adjust = 0;
@@ -92,10 +97,10 @@ int attributes_save(struct saved_process *p)
 		r = save_limits(p, a);
 	if (r < 0)
 		return r;
-	const char *umask_text = proc_value(arena, status, "Umask"), *no_new = proc_value(arena, status, "NoNewPrivs");
+	const char *umask_text = proc_value(status, "Umask"), *no_new = proc_value(status, "NoNewPrivs");
 	a->umask = umask_text ? (uint32_t)strtoul(umask_text, NULL, 8) : 022;
 	a->no_new_privileges = no_new && no_new[0] == '1';
-	a->personality = personality ? (uint32_t)strtoul(personality, NULL, 16) : 0;
+	a->personality = (uint32_t)strtoul(personality, NULL, 16);
 	process_oom_score_adj(p->pid, &adjust);
 	a->oom_score_adj = adjust;
 	a->dumpable = (uint32_t)ask_prctl(p, PR_GET_DUMPABLE, 0);

@@ -28,9 +28,9 @@ static int save_descriptor(struct saved_process *p, int fd)
 	if (!slot || !d)
 		return saved_no_memory(p->saving);
 	snprintf(name, sizeof(name), "fdinfo/%d", fd);
-	char *info = proc_text(arena, p->pid, name, NULL), *flags = info ? proc_value(arena, info, "flags") : NULL;
+	const char *info = proc_text(arena, p->pid, name, NULL), *flags = info ? proc_value(info, "flags") : NULL;
 	if (!flags)
-		return checkpoint_fail(&p->saving->error, -EIO, "process %d, descriptor %d: nothing is known of it", p->pid, fd);
+		return checkpoint_fail(&p->saving->error, -EIO, "process %d, descriptor %d: nothing is known of it: %s", p->pid, fd, info ? "no flags" : strerror(errno));
 	int file = files_find(p, fd);
 	if (file < 0)
 		return file;

@@ -231,7 +231,7 @@ int layout_save(struct saved_process *p)
 	p->message->memory = memory;
 	memory->executable = proc_link(arena, p->pid, "exe");
 	if (!memory->executable)
-		return checkpoint_fail(&p->saving->error, -ENOTSUP, "process %d: its program is not known", p->pid);
+		return checkpoint_fail(&p->saving->error, -errno, "process %d: its program is not known: %s", p->pid, strerror(errno));
 	memory->auxv.data = (uint8_t *)auxv;
 	memory->auxv.len = auxv_len;
 	memory->start_code = stat_field(stat, 26);

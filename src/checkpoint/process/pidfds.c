@@ -17,7 +17,7 @@ static int refuse(struct saving *saving, pid_t pid, int fd, const char *why)
 
 int pidfd_save(struct saved_process *p, Image__File *f, int fd, const char *info)
 {
-	char *target = proc_value(&p->saving->arena, info, "Pid"), *flags = proc_value(&p->saving->arena, info, "flags");
+	const char *target = proc_value(info, "Pid"), *flags = proc_value(info, "flags");
 	int pid = target ? atoi(target) : 0;
 	if (!pid)
 		return refuse(p->saving, p->pid, fd, "its process is in no namespace that is seen");

@@ -74,20 +74,12 @@ char *proc_text(struct arena *arena, pid_t pid, const char *name, size_t *ret_le
 	return arena_copy(arena, text, len + 1);
 }
 
-char *proc_value(struct arena *arena, const char *text, const char *key)
+const char *proc_value(const char *text, const char *key)
 {
 	size_t length = strlen(key);
-	for (const char *line = text; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
-		if (strncmp(line, key, length) || line[length] != ':')
-			continue;
-		const char *value = line + length + 1;
-		value += strspn(value, " \t");
-		size_t n = strcspn(value, "\n");
-		while (n && (value[n - 1] == ' ' || value[n - 1] == '\t'))
-			n--;
-		char *copy = arena_alloc(arena, n + 1);
-		return copy ? memcpy(copy, value, n) : NULL;
-	}
+	for (const char *line = text; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
+		if (!strncmp(line, key, length) && line[length] == ':')
+			return line + length + 1 + strspn(line + length + 1, " \t");
 	return NULL;
 }
 

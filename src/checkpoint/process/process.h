@@ -128,8 +128,8 @@ int files_restore(struct restoring *restoring, int above);
 void files_close(struct restoring *restoring);
 
 /* --- small helpers --- */
-/* Reads /proc/PID/NAME, or a task's. NUL-terminated text in memory of the arena, or NULL. */
+/* Reads /proc/PID/NAME, or a task's. NUL-terminated text in memory of the arena, or NULL (see errno). */
 char *proc_text(struct arena *arena, pid_t pid, const char *name, size_t *ret_len);
-/* The value of a "KEY:\tVALUE" line in such a text; NULL: there is none. In memory of the arena, without the white space around. */
-char *proc_value(struct arena *arena, const char *text, const char *key);
+/* Where the value of a "KEY:\tVALUE" line begins in such a text: it ends where its line does. NULL: there is none. */
+const char *proc_value(const char *text, const char *key);
 char *proc_link(struct arena *arena, pid_t pid, const char *name);

@@ -132,10 +132,10 @@ static int save_thread(struct saved_process *p, pid_t tid)
 	image__thread__init(t);
 	t->tid = saved_id(p->saving, tid);
 	snprintf(name, sizeof(name), "task/%d/comm", tid);
-	char *text = proc_text(arena, p->pid, name, NULL);
-	t->name = text ? text : arena_strdup(arena, "?");
-	if (t->name)
-		t->name[strcspn(t->name, "\n")] = '\0';
+	t->name = proc_text(arena, p->pid, name, NULL);
+	if (!t->name)
+		return checkpoint_fail(&p->saving->error, -errno, "process %d: thread %d: its name: %s", p->pid, tid, strerror(errno));
+	t->name[strcspn(t->name, "\n")] = '\0';
 	if (thread_robust_list(tid, &robust) == 0)
 		t->robust_list = robust;
 	int r = save_registers(p, t, tid);

@@ -107,7 +107,9 @@ static int save_posix_timer(struct saved_process *p, const char *text)
 int timers_save(struct saved_process *p)
 {
 	char *text = proc_text(&p->saving->arena, p->pid, "timers", NULL);
-	int r = 0;
+	int r = text || errno == ENOENT ? 0 : -errno; /* ENOENT: no such timers in this kernel */
+	if (r < 0)
+		return fail(&p->saving->error, p->pid, r);
 	for (uint32_t which = ITIMER_REAL; r == 0 && which <= ITIMER_PROF; which++)
 		r = save_interval_timer(p, which);
 	for (const char *at = text ? strstr(text, "ID: ") : NULL; r == 0 && at; at = strstr(at + 1, "\nID: ") ? strstr(at + 1, "\nID: ") + 1 : NULL)
