@@ -112,19 +112,13 @@ int migration_read_nodes(const char *what, const char *text, struct node_set *re
 
 /* ---- what is resident ---- */
 
-static bool note_fixed(struct process *process, remote_addr_t start, remote_addr_t end)
-{
-	if (process->nr_fixed == MAX_FIXED)
-		return false;
-	process->fixed[process->nr_fixed++] = (struct range){start, end};
-	return true;
-}
-
 /* The kernel's own pages ([vdso] and such) cannot be moved, nor need they be. */
 static int note_kernel_mapping(const struct mapping *m, void *context)
 {
-	if (!strncmp(m->name, "[v", 2) || !strcmp(m->name, "[uprobes]"))
-		note_fixed(context, m->start, m->end);
+	struct process *process = context;
+	bool is_of_kernel = !strncmp(m->name, "[v", 2) || !strcmp(m->name, "[uprobes]");
+	if (is_of_kernel && process->nr_fixed < MAX_FIXED)
+		process->fixed[process->nr_fixed++] = (struct range){m->start, m->end};
 	return 0;
 }
 
@@ -134,7 +128,6 @@ static void end_process(struct process *process)
 		close(process->pidfd);
 	if (process->pagemap >= 0)
 		close(process->pagemap);
-	process->pidfd = process->pagemap = -1;
 }
 
 static void add_process(struct migration *m, const struct member *member)

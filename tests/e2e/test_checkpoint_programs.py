@@ -38,7 +38,7 @@ def test_threads_with_vectors_timers_and_signals(saved):
 
 
 def test_pipeline_of_four(saved):
-    script = f"i=0; while [ $i -lt {20000 * TIMES} ]; do echo $((i * 7919 % 60013)); i=$((i+1)); done | sort -n -S 8M | tee /dev/null | cksum"
+    script = f"i=0; while [ $i -lt {60000 * TIMES} ]; do echo $((i * 7919 % 60013)); i=$((i+1)); done | sort -n -S 8M | tee /dev/null | cksum"
     same_result(saved, ["bash", "-c", script], longest=0.4)
 
 

@@ -85,6 +85,7 @@ static struct {
 	uint32_t processors, runnable, activity_reads, activity_until;
 	uint32_t evictions, releases;
 
+	int ticks; /* until it was done */
 	bool thread_runs;
 	int threads, thread_fails_at, joins;
 	sem_t entered, stopped; /* the thread is where it is to be stopped; somebody waits for its end */
@@ -609,9 +610,10 @@ static int step(struct migration **m, struct migrate_result *ret)
 static struct migrate_result finish(struct migration *m)
 {
 	struct migrate_result result;
-	int r, ticks = 0;
+	int r;
+	played.ticks = 0;
 	while ((r = step(&m, &result)) == -EINPROGRESS)
-		assert_true(++ticks < 1000);
+		assert_true(++played.ticks < 1000);
 	assert_int_equal(r, 0);
 	assert_null(m);
 	assert_null(c.migration);
@@ -1260,6 +1262,12 @@ static void test_shared_pages_are_evicted_from_all(void **state)
 	assert_false(alone->as_shared);
 }
 
+/* Whoever needs no second try is not waited for. */
+static void expect_no_tries(void)
+{
+	assert_in_range(played.ticks, 1, TRIES / 2);
+}
+
 static void test_who_is_adopted_already(void **state)
 {
 	struct played *process = add_process(100);
@@ -1268,6 +1276,7 @@ static void test_who_is_adopted_already(void **state)
 	assert_int_equal(run().figures.swapped, 3);
 	assert_int_equal(process->registered, 1);
 	assert_int_equal(process->stops + process->adoptions, 0);
+	expect_no_tries();
 }
 
 static void test_who_has_no_agent(void **state)
@@ -1278,6 +1287,7 @@ static void test_who_has_no_agent(void **state)
 	process->as.agent = NULL;
 	assert_int_equal(run().figures.swapped, 3);
 	assert_int_equal(process->registered, 0);
+	expect_no_tries();
 }
 
 static void test_who_is_held_anyway(void **state)
@@ -1288,6 +1298,7 @@ static void test_who_is_held_anyway(void **state)
 	assert_int_equal(run().figures.swapped, 3);
 	assert_int_equal(process->adoptions, 1);
 	assert_int_equal(process->stops + process->resumes, 0);
+	expect_no_tries();
 }
 
 static void expect_no_swap(struct played *process, int adoptions)
@@ -1332,6 +1343,16 @@ static void test_who_cannot_be_adopted_at_once(void **state)
 	assert_int_equal(second->resumes, 2);
 }
 
+/* Nor does a later one hide that the first has to be tried again. */
+static void test_the_first_cannot_be_adopted_at_once(void **state)
+{
+	add_process(100)->cannot_adopt = 1;
+	add_stuck(3, -EBUSY);
+	add_process(101);
+	add_stuck(3, -EBUSY);
+	assert_int_equal(run().figures.swapped, 6);
+}
+
 static void test_who_is_not_to_be_adopted(void **state)
 {
 	struct played *process = add_process(100);
@@ -1339,6 +1360,7 @@ static void test_who_is_not_to_be_adopted(void **state)
 	members[0].unadoptable = true;
 	expect_no_swap(process, 0);
 	assert_int_equal(process->stops, 0);
+	expect_no_tries();
 }
 
 static void let_leave(void)
@@ -1352,6 +1374,7 @@ static void test_who_leaves_meanwhile(void **state)
 	add_stuck(3, -EBUSY);
 	played.at_move = let_leave;
 	expect_no_swap(process, 0);
+	expect_no_tries();
 }
 
 static void forget(void)
@@ -1365,6 +1388,7 @@ static void test_who_is_no_member_any_more(void **state)
 	add_stuck(3, -EBUSY);
 	played.at_move = forget;
 	expect_no_swap(process, 0);
+	expect_no_tries();
 }
 
 static void replace(void)
@@ -1390,6 +1414,7 @@ static void test_who_has_ended_meanwhile(void **state)
 	assert_int_equal(result.figures.freed, 3);
 	assert_int_equal(result.figures.moved, 1);
 	assert_int_equal(played.processes[1].stops, 0);
+	expect_no_tries();
 }
 
 static void test_without_swap(void **state)
@@ -1592,6 +1617,7 @@ int main(void)
 		TEST(who_cannot_be_stopped),
 		TEST(who_cannot_be_adopted),
 		TEST(who_cannot_be_adopted_at_once),
+		TEST(the_first_cannot_be_adopted_at_once),
 		TEST(who_is_not_to_be_adopted),
 		TEST(who_leaves_meanwhile),
 		TEST(who_is_no_member_any_more),
