@@ -1,5 +1,6 @@
 /* The passes of a migration against a kernel that is played: pages that are busy for a while, shared, gone, and nodes without room. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "migrate/passes.h"
@@ -37,7 +38,16 @@ static struct script {
 	uint32_t moved_to[NODES];
 	uint32_t at_once[64], nr_at_once;
 	uint64_t now_ns, ns_per_page;
+	bool no_memory;       /* for lists that grow */
 } script;
+
+void *__real_reallocarray(void *items, size_t nr, size_t bytes);
+void *__wrap_reallocarray(void *items, size_t nr, size_t bytes);
+
+void *__wrap_reallocarray(void *items, size_t nr, size_t bytes)
+{
+	return script.no_memory ? NULL : __real_reallocarray(items, nr, bytes);
+}
 
 static struct page *page_at(remote_addr_t addr)
 {
@@ -364,6 +374,7 @@ static void test_a_slow_machine_gets_small_groups(void **state)
 	script.ns_per_page = 10000;
 	add(128, (struct page){.node = 0});
 	run("1", NULL);
+	assert_int_equal(script.at_once[0], 128); /* before anything is known */
 	assert_int_equal(script.at_once[1], 200);
 }
 
@@ -817,7 +828,53 @@ static void test_begin_again_after_ten_passes(void **state)
 	assert_int_equal(f.failed[FAILURE_BUSY], 1);
 }
 
-/* ---- lists of nodes ---- */
+/* ---- node 0, and lists without room ---- */
+
+static void test_node_0_is_a_target_like_others(void **state)
+{
+	add(10, (struct page){.node = 1});
+	add(2, (struct page){.node = 0});
+	add(3, (struct page){.node = 1, .refuses = 1, .status = -EBUSY, .moves_unsaid = true});
+	struct migrate_figures f = run("0", NULL);
+	assert_int_equal(f.found, 13);
+	assert_int_equal(f.moved, 13);
+	assert_int_equal(script.moves, 1);
+}
+
+static void test_still_on_node_0_is_tried_again(void **state)
+{
+	add(1, (struct page){.node = 0, .refuses = 1, .status = 0});
+	assert_int_equal(run("1", NULL).moved, 1);
+	assert_int_equal(script.asked_to_evict, 0);
+}
+
+static void test_the_first_target_is_the_first(void **state)
+{
+	add(10, (struct page){.node = 1});
+	assert_int_equal(finish(run_one_step("0,2")).moved, 10);
+	assert_int_equal(script.moved_to[0], 10);
+}
+
+static void test_without_memory_for_what_is_busy(void **state)
+{
+	add(3, (struct page){.node = 0});
+	add(2, (struct page){.node = 0, .refuses = 1, .status = -EBUSY});
+	script.no_memory = true;
+	struct migrate_figures f = run("1", NULL);
+	assert_int_equal(f.moved, 3);
+	assert_int_equal(f.failed[FAILURE_BUSY], 2);
+}
+
+static void test_without_memory_for_what_is_stuck(void **state)
+{
+	add(3, (struct page){.node = 0});
+	add(2, (struct page){.node = 0, .refuses = FOREVER, .status = -EACCES});
+	script.no_memory = true;
+	struct migrate_figures f = run("1", NULL);
+	assert_int_equal(f.moved, 3);
+	assert_int_equal(f.failed[FAILURE_SHARED], 2);
+	assert_int_equal(script.asked_to_evict, 0);
+}
 
 #define TEST(name) cmocka_unit_test_setup(test_##name, begin)
 
@@ -876,6 +933,11 @@ int main(void)
 		TEST(a_call_that_fails_when_all_have_moved),
 		TEST(a_process_that_ends_while_it_is_moved),
 		TEST(begin_again_after_ten_passes),
+		TEST(node_0_is_a_target_like_others),
+		TEST(still_on_node_0_is_tried_again),
+		TEST(the_first_target_is_the_first),
+		TEST(without_memory_for_what_is_busy),
+		TEST(without_memory_for_what_is_stuck),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
