@@ -101,7 +101,7 @@ public class Threads {
         HashMap<Long, String> map = new HashMap<>();
         long total = 0;
         for (int round = 0; round < ROUNDS; round++) {
-            for (int i = 0; i < 1000; i++) map.put(r.nextLong() >>> 44, "value" + i);
+            for (int i = 0; i < 1000; i++) map.put(r.nextLong() >>> 51, "value" + i);
             for (long k : new TreeSet<>(map.keySet())) total = total * 31 + k + map.get(k).hashCode();
             try { Thread.sleep(20); } catch (InterruptedException e) { throw new RuntimeException(e); }
         }
@@ -121,7 +121,7 @@ public class Threads {
 
 def test_java_with_twenty_threads(saved, shared_folder):
     source = pathlib.Path(shared_folder) / "Threads.java"
-    source.write_text(JAVA.replace("ROUNDS", str(3 * TIMES)))
+    source.write_text(JAVA.replace("ROUNDS", str(8 * TIMES)))
     subprocess.run([need_program("javac"), "-d", shared_folder, source], check=True)
     same_result(saved, [need_program("java"), "-Xmx256m", "-cp", shared_folder, "Threads"], limit=400 * MIB, least=TIMES // 4)
 

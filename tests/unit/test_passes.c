@@ -648,6 +648,14 @@ static void test_more_busy_pages_than_a_batch(void **state)
 	assert_int_equal(run("1", NULL).moved, PASSES_BATCH + 1000);
 }
 
+static void test_busy_pages_that_just_fill_a_batch(void **state)
+{
+	script.per_batch = script.per_process = PASSES_BATCH;
+	add(PASSES_BATCH, (struct page){.node = 0, .refuses = 1, .status = -EBUSY});
+	assert_int_equal(run("1", NULL).moved, PASSES_BATCH);
+	assert_int_equal(script.moves, 2);
+}
+
 static void test_asking_fails_later(void **state)
 {
 	static const struct {
@@ -848,6 +856,13 @@ static void test_still_on_node_0_is_tried_again(void **state)
 	assert_int_equal(script.asked_to_evict, 0);
 }
 
+static void test_stuck_and_yet_moved_to_node_0(void **state)
+{
+	add(2, (struct page){.node = 1, .refuses = 1, .status = -EACCES, .moves_unsaid = true});
+	assert_int_equal(run("0", NULL).moved, 2);
+	assert_int_equal(script.asked_to_evict, 0);
+}
+
 static void test_the_first_target_is_the_first(void **state)
 {
 	add(10, (struct page){.node = 1});
@@ -919,6 +934,7 @@ int main(void)
 		TEST(no_memory_for_one_page_is_busy),
 		TEST(busy_pages_of_several_processes),
 		TEST(more_busy_pages_than_a_batch),
+		TEST(busy_pages_that_just_fill_a_batch),
 		TEST(asking_fails_later),
 		TEST(without_room_no_pass_waits),
 		TEST(the_pace_is_that_of_the_first_pass),
@@ -935,6 +951,7 @@ int main(void)
 		TEST(begin_again_after_ten_passes),
 		TEST(node_0_is_a_target_like_others),
 		TEST(still_on_node_0_is_tried_again),
+		TEST(stuck_and_yet_moved_to_node_0),
 		TEST(the_first_target_is_the_first),
 		TEST(without_memory_for_what_is_busy),
 		TEST(without_memory_for_what_is_stuck),
