@@ -55,7 +55,7 @@ with recursive r(i) as (select 1 union all select i + 1 from r where i < {rounds
 
 def test_sqlite(saved, shared_folder):
     """A database in a file, with its locks and its journal."""
-    folder, program, script = pathlib.Path(shared_folder), need_program("sqlite3"), SQL.format(rounds=10 * TIMES)
+    folder, program, script = pathlib.Path(shared_folder), need_program("sqlite3"), SQL.format(rounds=20 * TIMES)
     output, status = bare([program, folder / "bare.db", script])
     one, boxed, times = go_through(saved, [program, folder / "saved.db", script], TIMES, 0.4)
     assert (boxed, one.output.read_bytes()) == (status, output), f"after {times}: {one.errors()[-3000:]}"
