@@ -140,15 +140,16 @@ shadow_entry_t shadow_get(const struct shadow *shadow, remote_addr_t addr)
 	return leaf ? leaf->entry[index_at(addr, 0)] : 0;
 }
 
-static void counters_add(struct counters *c, shadow_entry_t e, uint64_t sign)
+/* nr entries like e; modulo 2^64, so that (uint64_t)-1 takes one away. */
+static void counters_add(struct counters *c, shadow_entry_t e, uint64_t nr)
 {
-	c->state[entry_state(e)] += sign;
+	c->state[entry_state(e)] += nr;
 	if (entry_state(e) == STATE_RESIDENT && entry_age(e))
-		c->active += sign;
+		c->active += nr;
 	if (e & ENTRY_PINNED)
-		c->pinned += sign;
+		c->pinned += nr;
 	if (entry_slot(e) != NO_SLOT)
-		c->slots += sign;
+		c->slots += nr;
 }
 
 /* What the life of a page allows; every state may become NONE (unmapped) and may change its flags and age. */
@@ -190,18 +191,21 @@ bool shadow_set(struct shadow *shadow, remote_addr_t addr, shadow_entry_t entry)
 
 bool shadow_set_swapped(struct shadow *shadow, remote_addr_t addr, uint64_t nr, slot_t slot, uint8_t epoch)
 {
-	while (nr) {
+	shadow_entry_t like = entry_make(STATE_SWAPPED, slot, 0, epoch, 0);
+	for (uint64_t n; nr; nr -= n, addr += n * PAGE_BYTES, like += n << ENTRY_SLOT_SHIFT) {
 		struct node *leaf = make_leaf(shadow, addr, nr);
-		unsigned index = index_at(addr, 0);
 		if (!leaf)
 			return false;
-		for (; index < FANOUT && nr; index++, nr--, slot++, addr += PAGE_BYTES) {
-			assert(!(leaf->entry[index] & ~ENTRY_PINNED));
-			if (leaf->entry[index])
-				counters_add(&shadow->count, leaf->entry[index], (uint64_t)-1);
-			leaf->entry[index] = entry_make(STATE_SWAPPED, slot, 0, epoch, leaf->entry[index] & ENTRY_PINNED);
-			counters_add(&shadow->count, leaf->entry[index], 1);
+		shadow_entry_t *place = &leaf->entry[index_at(addr, 0)];
+		uint64_t nr_pinned = 0;
+		n = MIN_OF(nr, FANOUT - index_at(addr, 0));
+		for (uint64_t i = 0; i < n; i++) {
+			assert(!(place[i] & ~ENTRY_PINNED));
+			nr_pinned += place[i] != 0;
+			place[i] |= like + (i << ENTRY_SLOT_SHIFT);
 		}
+		shadow->count.state[STATE_NONE] -= nr_pinned; /* which they were and stay; pinned for the others too */
+		counters_add(&shadow->count, like, n);
 	}
 	return true;
 }
