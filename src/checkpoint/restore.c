@@ -351,6 +351,9 @@ static int start(void *context, struct container *c)
 		kill_all(r);
 		return result;
 	}
+	/* What nobody waits for yet would fill the page cache, at the cost of reading it twice as slowly. What came just now is in there. */
+	if (!r->arrivals)
+		swap_base_read_directly(&r->restoring.image->base);
 	for (size_t i = r->nr_processes; i; i--) {
 		world_resume(r->processes[i - 1].remote.world);
 		FAULT_POINT("restore.resumed");

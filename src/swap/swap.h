@@ -65,6 +65,9 @@ void swap_apply_cipher(const struct swap *swap, slot_t slot, void *page);
 /* Reads neighbouring pages of a base, as they were, and verifies them. 0 or -errno (-EBADMSG: damaged). */
 int swap_base_read(const struct swap_base *base, slot_t first, uint32_t nr, void *pages);
 
+/* From now on its pages are read past the page cache, if its file system can do that: only into memory that is aligned to pages. */
+void swap_base_read_directly(const struct swap_base *base);
+
 /* True when swap_open created the file (so that a failed start can remove it). */
 bool swap_was_created(const struct swap *swap);
 const char *swap_path(const struct swap *swap);

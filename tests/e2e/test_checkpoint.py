@@ -981,6 +981,28 @@ def test_children_that_come_and_go(saved, shared_folder):
     assert one.status() == 0 and not any(get(score, 2) for score in scores), one.errors()
 
 
+def flags_of_open_file(pid, path):
+    for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        if os.path.exists(fd) and os.path.samefile(fd, path):
+            return int(pathlib.Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text().split("flags:")[1].split()[0], 8)
+    return None
+
+
+def test_the_page_cache_is_left_alone(saved):
+    """The file of the checkpoint is read as the swap file is: past the page cache, where that is possible."""
+    one = saved([PYTHON, "-c", "import os, time; held = os.urandom(96 << 20); print('ready', flush=True); time.sleep(600)"], limit=256 * MIB)
+    assert wait_until(lambda: b"ready" in one.output.read_bytes(), 20)
+    one.checkpoint()
+    assert one.status() == 137
+    one.restore()
+    assert one.is_there()
+    keeper = json.loads(membox("stat", one.name, "--json").stdout)["keeper"]
+    own, base = (flags_of_open_file(keeper, path) for path in (one.swap, one.image / "pages"))
+    assert own is not None and base is not None and base & os.O_DIRECT == own & os.O_DIRECT
+    membox("kill", one.name)
+    assert one.status() == 137
+
+
 def test_working_set_comes_back_by_itself(saved):
     """LINEAGE C6: what was in memory when it was saved is there again before the program asks, as far as the limit has room."""
     def usage():
