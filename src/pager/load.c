@@ -210,8 +210,7 @@ uint32_t load_bring_back(struct fault_context *context, struct address_space *as
 	struct window window = {.pages = MIN_OF(max, LOAD_MAX_PAGES)};
 	if (!load || !swap_has_arrived(context->pager->swap, entry_slot(entry)))
 		return 0;
-	uint64_t room = swapped_window(as, page, entry_slot(entry), window);
-	room = fault_prepare_unasked(context, as, room);
+	uint64_t room = fault_prepare_unasked(context, as, swapped_window(as, page, entry_slot(entry), window));
 	if (!room)
 		return 0;
 	begin_load(context, load, as, page, (uint32_t)room);

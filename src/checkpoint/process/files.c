@@ -50,13 +50,6 @@ static int refuse(struct saved_process *p, int fd, const char *what, const char 
 
 /* --- what a file is --- */
 
-/* Numbers as fdinfo gives them (proc(5)), in the base that is usual for the key. */
-static uint64_t info_number(const char *info, const char *key, int base)
-{
-	const char *text = proc_value(info, key);
-	return text ? strtoull(text, NULL, base) : 0;
-}
-
 static int save_epoll(struct saved_process *p, Image__File *f, int fd, const char *info)
 {
 	struct arena *arena = &p->saving->arena;
@@ -92,19 +85,19 @@ static int save_anonymous(struct saved_process *p, Image__File *f, int fd, const
 {
 	if (!strcmp(link, "anon_inode:[eventfd]")) {
 		f->kind = IMAGE__FILE__KIND__EVENTFD;
-		f->counter = info_number(info, "eventfd-count", 16);
-		f->semaphore = info_number(info, "eventfd-semaphore", 10) != 0;
+		f->counter = proc_number(info, "eventfd-count", 16);
+		f->semaphore = proc_number(info, "eventfd-semaphore", 10) != 0;
 	} else if (!strcmp(link, "anon_inode:[eventpoll]")) {
 		return save_epoll(p, f, fd, info);
 	} else if (!strcmp(link, "anon_inode:[timerfd]")) {
 		f->kind = IMAGE__FILE__KIND__TIMERFD;
-		f->clock = (uint32_t)info_number(info, "clockid", 10);
-		f->counter = info_number(info, "ticks", 10);
+		f->clock = (uint32_t)proc_number(info, "clockid", 10);
+		f->counter = proc_number(info, "ticks", 10);
 		f->value_ns = pair_of_ns(info, "it_value");
 		f->interval_ns = pair_of_ns(info, "it_interval");
 	} else if (!strcmp(link, "anon_inode:[signalfd]")) {
 		f->kind = IMAGE__FILE__KIND__SIGNALFD;
-		f->mask = info_number(info, "sigmask", 16);
+		f->mask = proc_number(info, "sigmask", 16);
 	} else if (!strcmp(link, "anon_inode:inotify")) {
 		return inotify_save(p, f, fd, info);
 	} else if (!strcmp(link, "anon_inode:[pidfd]")) {
@@ -153,8 +146,8 @@ static bool is_simple_device(const struct stat *st)
 static int save_file(struct saved_process *p, Image__File *f, int fd, const struct stat *st, const char *info)
 {
 	const char *link = f->path;
-	f->flags = (uint32_t)info_number(info, "flags", 8) & (STATUS_FLAGS | O_PATH);
-	f->position = info_number(info, "pos", 10);
+	f->flags = (uint32_t)proc_number(info, "flags", 8) & (STATUS_FLAGS | O_PATH);
+	f->position = proc_number(info, "pos", 10);
 	f->outside = (uint32_t)fd;
 	if (f->flags & O_PATH)
 		return refuse(p, fd, link, "opened with O_PATH");

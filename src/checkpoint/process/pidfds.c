@@ -17,11 +17,10 @@ static int refuse(struct saving *saving, pid_t pid, int fd, const char *why)
 
 int pidfd_save(struct saved_process *p, Image__File *f, int fd, const char *info)
 {
-	const char *target = proc_value(info, "Pid"), *flags = proc_value(info, "flags");
-	int pid = target ? atoi(target) : 0;
+	int pid = (int)proc_number(info, "Pid", 10); /* -1: it has been collected */
 	if (!pid)
 		return refuse(p->saving, p->pid, fd, "its process is in no namespace that is seen");
-	if (flags && strtoul(flags, NULL, 8) & O_EXCL) /* PIDFD_THREAD */
+	if (proc_number(info, "flags", 8) & O_EXCL) /* PIDFD_THREAD */
 		return refuse(p->saving, p->pid, fd, "of a thread");
 	f->kind = IMAGE__FILE__KIND__PIDFD;
 	f->target = pid > 0 ? saved_id(p->saving, pid) : 0;

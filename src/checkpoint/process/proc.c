@@ -83,6 +83,12 @@ const char *proc_value(const char *text, const char *key)
 	return NULL;
 }
 
+uint64_t proc_number(const char *text, const char *key, int base)
+{
+	const char *value = proc_value(text, key);
+	return value ? strtoull(value, NULL, base) : 0;
+}
+
 char *proc_link(struct arena *arena, pid_t pid, const char *name)
 {
 	char path[96], target[PATH_MAX + 1];

@@ -132,4 +132,6 @@ void files_close(struct restoring *restoring);
 char *proc_text(struct arena *arena, pid_t pid, const char *name, size_t *ret_len);
 /* Where the value of a "KEY:\tVALUE" line begins in such a text: it ends where its line does. NULL: there is none. */
 const char *proc_value(const char *text, const char *key);
+/* The same as a number, in the base that is usual for the key (proc(5)); 0: there is none. */
+uint64_t proc_number(const char *text, const char *key, int base);
 char *proc_link(struct arena *arena, pid_t pid, const char *name);

@@ -16,12 +16,6 @@ struct kernel_action {
 	uint64_t handler, flags, restorer, mask;
 };
 
-static uint64_t mask_of(const char *status, const char *key)
-{
-	const char *text = proc_value(status, key);
-	return text ? strtoull(text, NULL, 16) : 0;
-}
-
 static int save_action(struct saved_process *p, unsigned int number)
 {
 	struct arena *arena = &p->saving->arena;
@@ -89,7 +83,7 @@ int signals_save(struct saved_process *p)
 	char *status = proc_text(&p->saving->arena, p->pid, "status", NULL);
 	if (!status)
 		return saved_no_memory(p->saving);
-	uint64_t set = mask_of(status, "SigIgn") | mask_of(status, "SigCgt");
+	uint64_t set = proc_number(status, "SigIgn", 16) | proc_number(status, "SigCgt", 16);
 	for (unsigned int number = 1; number <= KERNEL_SIGNALS; number++) {
 		int r = set >> (number - 1) & 1 ? save_action(p, number) : 0;
 		if (r < 0)
